@@ -1,0 +1,62 @@
+//! The events that are kept, and new ones as they come. From the state's own ring, by version: a reader that is too
+//! slow for it is told, and never misses one silently.
+
+use std::sync::Arc;
+
+use roster_proto::{
+    id::Version,
+    report::{Event, Subject},
+    wire,
+};
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+use super::filter::Selection;
+use crate::state::{ClusterState, EVENTS_KEPT};
+
+pub(super) async fn send(
+    mut states: watch::Receiver<Arc<ClusterState>>,
+    selection: Selection,
+    follow: bool,
+    replies: mpsc::Sender<Result<wire::Event, Status>>,
+) -> Result<(), Status> {
+    let mut seen: Option<Version> = None;
+    loop {
+        let state = states.borrow_and_update().clone();
+        if seen.is_some_and(|seen| forgotten(&state, seen)) {
+            return Err(Status::resource_exhausted(format!(
+                "more than {EVENTS_KEPT} events came at once and some were forgotten before they could be sent: ask again"
+            )));
+        }
+        let unseen = state.events().rev().take_while(|event| seen.is_none_or(|seen| event.version > seen)).count();
+        for event in state.events().rev().take(unseen).rev().filter(|event| selected(&state, &selection, event)) {
+            if replies.send(Ok(event.as_ref().clone().into())).await.is_err() {
+                return Ok(());
+            }
+        }
+        if !follow {
+            return Ok(());
+        }
+        seen = Some(state.version);
+        drop(state);
+        states.changed().await.map_err(|_| Status::unavailable("the controller's store stopped: try again"))?;
+    }
+}
+
+/// Whether the ring turned round since `seen`.
+fn forgotten(state: &ClusterState, seen: Version) -> bool {
+    let mut events = state.events();
+    events.len() >= EVENTS_KEPT && events.next().is_some_and(|oldest| oldest.version > seen)
+}
+
+fn selected(state: &ClusterState, selection: &Selection, event: &Event) -> bool {
+    match &event.subject {
+        Subject::Stack { stack } => selection.has_stack(stack),
+        Subject::Service { service } => !selection.narrows_tasks() && selection.has_service(service),
+        Subject::Node { node } => selection.has_node(node) && !selection.names_services(),
+        Subject::Task { task, service, slot } => match state.tasks.get(task) {
+            Some(task) => selection.has_task(task),
+            None => selection.has_forgotten_task(task, service, slot),
+        },
+    }
+}

@@ -1,0 +1,297 @@
+//! The lines of many tasks as one stream.
+//!
+//! Without follow: the lines of every matching task that is kept, merged by time, then the end. With follow: each
+//! task's lines as they come; tasks that start later are joined, and an agent that was away for a while is asked again
+//! from the last line on. Absent: buffering. A slow caller slows the agents' reading down, nothing else.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::join_all;
+use roster_proto::{
+    id::TaskId,
+    task::{Task, TaskState},
+    wire,
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tonic::Status;
+
+use super::filter::Selection;
+use crate::{
+    cluster::Cluster,
+    dispatch::broker::{Answer, AskError, Broker, Part},
+    state::ClusterState,
+    status::of_nodes,
+};
+
+/// Tasks whose logs one caller reads at a time.
+const MAX_TASKS: usize = 2_000;
+
+/// Before an agent is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+type Lines = mpsc::Sender<Result<wire::LogLine, Status>>;
+
+#[derive(Clone)]
+pub(super) struct Logs {
+    cluster: Cluster,
+    broker: Arc<Broker>,
+    selection: Selection,
+    query: wire::LogQuery,
+}
+
+impl Logs {
+    pub(super) fn new(cluster: Cluster, broker: Arc<Broker>, selection: Selection, query: wire::LogQuery) -> Self {
+        Self { cluster, broker, selection, query }
+    }
+
+    pub(super) async fn send(self, lines: Lines) -> Result<(), Status> {
+        if self.query.follow { self.follow(lines).await } else { self.merge(lines).await }
+    }
+
+    /// What is missing because a node could not be asked is told at the end, after what there is.
+    async fn merge(self, lines: Lines) -> Result<(), Status> {
+        let tasks = self.started(&self.cluster.read())?;
+        let mut errors = Vec::new();
+        let mut sources = Vec::with_capacity(tasks.len());
+        for opened in join_all(tasks.iter().map(|task| Source::open(&self.broker, task, self.query))).await {
+            match opened {
+                Ok(source) => sources.push(source),
+                Err(error) => errors.push(error),
+            }
+        }
+        let mut heads = BinaryHeap::with_capacity(sources.len());
+        let firsts = join_all(sources.iter_mut().map(Source::next)).await;
+        for (index, first) in firsts.into_iter().enumerate() {
+            push_head(&mut heads, &mut errors, index, first);
+        }
+        while let Some(Reverse(Head { line, index, .. })) = heads.pop() {
+            if lines.send(Ok(line)).await.is_err() {
+                return Ok(());
+            }
+            let next = sources[index].next().await;
+            push_head(&mut heads, &mut errors, index, next);
+        }
+        let absent = |error: &AskError| matches!(error, AskError::Failed { kind: wire::failure::Kind::NotFound, .. });
+        // The log of an old task may have gone with its container.
+        if tasks.len() > 1 {
+            errors.retain(|error| !absent(error));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(of_nodes(&errors)) }
+    }
+
+    async fn follow(self, lines: Lines) -> Result<(), Status> {
+        let mut states = self.cluster.watch();
+        let mut joined: BTreeSet<TaskId> = BTreeSet::new();
+        let mut followers = JoinSet::new();
+        let mut later = false;
+        loop {
+            let state = states.borrow_and_update().clone();
+            for task in self.started(&state)? {
+                if joined.insert(task.id.clone()) {
+                    // Of a task that came later, every line is new.
+                    let tail = if later { None } else { self.query.tail };
+                    let query = wire::LogQuery { tail, ..self.query };
+                    followers.spawn(Follower { logs: self.clone(), task, query, lines: lines.clone() }.run());
+                }
+            }
+            later = true;
+            joined.retain(|id| state.tasks.contains_key(id));
+            if followers.is_empty() && self.nothing_will_come(&state) {
+                return Ok(());
+            }
+            drop(state);
+            tokio::select! {
+                changed = states.changed() => changed.map_err(|_| store_stopped())?,
+                Some(ended) = followers.join_next() => match ended {
+                    Ok(ended) => ended?,
+                    Err(error) => return Err(Status::internal(format!("a log's reader broke: {error}"))),
+                },
+            }
+        }
+    }
+
+    /// Those that have, or had, a container, oldest first in each slot.
+    fn started(&self, state: &ClusterState) -> Result<Vec<Arc<Task>>, Status> {
+        let has_log = |task: &Task| {
+            task.node.is_some() && (task.status.started.is_some() || task.status.state == TaskState::Running)
+        };
+        let services = state.services.keys().filter(|id| self.selection.has_service(id));
+        let tasks = services.flat_map(|id| state.tasks_of(id));
+        let tasks: Vec<_> =
+            tasks.filter(|task| self.selection.has_task(task) && has_log(task)).take(MAX_TASKS + 1).cloned().collect();
+        if tasks.len() > MAX_TASKS {
+            return Err(Status::resource_exhausted(format!(
+                "more than {MAX_TASKS} tasks match: name a service or a task"
+            )));
+        }
+        Ok(tasks)
+    }
+
+    fn nothing_will_come(&self, state: &ClusterState) -> bool {
+        match self.selection.single_task() {
+            Some(id) => state.tasks.get(id).is_none_or(|task| task.status.state.is_terminal()),
+            None => self.selection.names_services() && !state.services.keys().any(|id| self.selection.has_service(id)),
+        }
+    }
+}
+
+/// One task's lines, a part at a time.
+struct Source {
+    task: Arc<Task>,
+    answer: Answer,
+    lines: VecDeque<wire::LogLine>,
+}
+
+impl Source {
+    async fn open(broker: &Arc<Broker>, task: &Arc<Task>, query: wire::LogQuery) -> Result<Self, AskError> {
+        let node = task.node.as_ref().expect("a task that has started is bound to a node");
+        let logs = wire::TaskLogs { task: task.id.to_string(), query: Some(query) };
+        let answer = broker.ask(node, wire::request::Request::Logs(logs)).await?;
+        Ok(Self { task: task.clone(), answer, lines: VecDeque::new() })
+    }
+
+    async fn next(&mut self) -> Option<Result<wire::LogLine, AskError>> {
+        loop {
+            if let Some(mut line) = self.lines.pop_front() {
+                // An agent tells of the task it was asked for, whatever it says.
+                line.task = self.task.id.to_string();
+                line.name = self.task.name();
+                return Some(Ok(line));
+            }
+            match self.answer.next().await? {
+                Ok(Part::Lines(lines)) => self.lines = lines.into(),
+                Ok(Part::Images(_)) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// Follows one task until its container ends.
+struct Follower {
+    logs: Logs,
+    task: Arc<Task>,
+    query: wire::LogQuery,
+    lines: Lines,
+}
+
+impl Follower {
+    async fn run(mut self) -> Result<(), Status> {
+        let mut last_nanos = None;
+        // Subscribed before asking: a session that opens meanwhile is not missed.
+        let mut opened = self.logs.broker.sessions().opened();
+        loop {
+            opened.mark_unchanged();
+            match self.read(&mut last_nanos).await {
+                Ok(()) => return Ok(()),
+                Err(AskError::Failed { kind: wire::failure::Kind::NotFound, .. }) if last_nanos.is_some() => {
+                    return Ok(());
+                }
+                Err(AskError::Failed { kind: wire::failure::Kind::NotFound, .. })
+                    if self.logs.selection.single_task().is_none() =>
+                {
+                    return Ok(());
+                }
+                Err(AskError::NoSession(_) | AskError::Lost(_) | AskError::Stalled(_)) => {
+                    if !self.agent_back(&mut opened).await? {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(nanos) = last_nanos {
+                self.query.since = Some(nanos / 1_000);
+                self.query.tail = None;
+            }
+        }
+    }
+
+    async fn read(&self, last_nanos: &mut Option<u64>) -> Result<(), AskError> {
+        let before = *last_nanos;
+        let mut source = Source::open(&self.logs.broker, &self.task, self.query).await?;
+        while let Some(line) = source.next().await {
+            let line = line?;
+            // Asked again, the agent begins with the microsecond of the last line.
+            if before.is_some_and(|before| line.nanos <= before) {
+                continue;
+            }
+            *last_nanos = Some(line.nanos);
+            if self.lines.send(Ok(line)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the node's next session; false once the task has ended without one.
+    async fn agent_back(&self, opened: &mut tokio::sync::watch::Receiver<u64>) -> Result<bool, Status> {
+        let node = self.task.node.as_ref().expect("a task that has started is bound to a node");
+        let mut states = self.logs.cluster.watch();
+        let gone = |state: &Arc<ClusterState>| {
+            state.tasks.get(&self.task.id).is_none_or(|task| task.status.state.is_terminal())
+        };
+        loop {
+            if self.logs.broker.sessions().get(node).is_some() {
+                // Its session held and only the answer broke off, or it is back: not at once, lest this spins.
+                tokio::time::sleep(ASK_AGAIN).await;
+                return Ok(true);
+            }
+            tokio::select! {
+                changed = opened.changed() => changed.map_err(|_| store_stopped())?,
+                ended = states.wait_for(gone) => {
+                    ended.map_err(|_| store_stopped())?;
+                    return Ok(false);
+                }
+            }
+        }
+    }
+}
+
+/// The next line of one source, ordered by its moment, then by its source.
+struct Head {
+    nanos: u64,
+    index: usize,
+    line: wire::LogLine,
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        (self.nanos, self.index) == (other.nanos, other.index)
+    }
+}
+
+impl Eq for Head {}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.nanos, self.index).cmp(&(other.nanos, other.index))
+    }
+}
+
+fn push_head(
+    heads: &mut BinaryHeap<Reverse<Head>>,
+    errors: &mut Vec<AskError>,
+    index: usize,
+    next: Option<Result<wire::LogLine, AskError>>,
+) {
+    match next {
+        Some(Ok(line)) => heads.push(Reverse(Head { nanos: line.nanos, index, line })),
+        Some(Err(error)) => errors.push(error),
+        None => {}
+    }
+}
+
+fn store_stopped() -> Status {
+    Status::unavailable("the controller's store stopped: try again")
+}

@@ -1,0 +1,222 @@
+//! What people and `rctl` ask of the controller: thin methods that check, resolve names, and read or change the state.
+//!
+//! Guarantees: whatever arrives is checked for form and sense before it is proposed; every stream is bounded, ends with
+//! the controller, and says so when it cannot go on. Absent: who may call, which is the listener's; and decisions.
+
+mod events;
+pub mod filter;
+mod images;
+mod logs;
+pub mod validate;
+mod watch;
+
+use std::{collections::BTreeMap, future::Future, sync::Arc};
+
+use roster_proto::{
+    id::{ServiceId, StackName, Version},
+    spec::StackSpec,
+    wire::{self, control_server::Control},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use self::filter::Selection;
+use crate::{
+    cluster::Cluster,
+    dispatch::broker::Broker,
+    plan::preview,
+    state::{ClusterState, command::Command},
+    status::{invalid_id, malformed},
+};
+
+/// Messages of one stream waiting for its caller to read them.
+const STREAM_QUEUE: usize = 4;
+
+/// The gRPC service.
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub(crate) cluster: Cluster,
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+type ReplyStream<T> = ReceiverStream<Result<T, Status>>;
+
+impl Api {
+    /// A stream that `body` fills until it returns, the caller goes away or the controller stops. An error ends it.
+    fn stream<T, F>(&self, body: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F) -> Response<ReplyStream<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        let (replies, stream) = mpsc::channel(STREAM_QUEUE);
+        let body = body(replies.clone());
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            let end = tokio::select! {
+                end = body => end,
+                () = replies.closed() => Ok(()),
+                () = shutdown.cancelled() => Err(Status::unavailable("the controller is stopping: try again")),
+            };
+            if let Err(status) = end {
+                // Nobody is left to tell when this fails.
+                let _gone = replies.send(Err(status)).await;
+            }
+        });
+        Response::new(ReceiverStream::new(stream))
+    }
+
+    /// Off the runtime's threads: a large stack is planned for in many rounds.
+    async fn plan_of(&self, stack: StackSpec, prune: bool) -> Result<wire::StackPlan, Status> {
+        let (state, now) = (self.cluster.read(), self.cluster.now());
+        let planned = tokio::task::spawn_blocking(move || preview(&state, &stack, prune, now)).await;
+        let planned = planned.map_err(|error| Status::internal(format!("planning broke: {error}")))?;
+        Ok(planned?.into())
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Api {
+    type WatchStream = ReplyStream<wire::WatchResponse>;
+    type EventsStream = ReplyStream<wire::Event>;
+    type LogsStream = ReplyStream<wire::LogLine>;
+
+    async fn plan(&self, request: Request<wire::PlanRequest>) -> Reply<wire::PlanResponse> {
+        let request = request.into_inner();
+        let stack = checked_stack(request.stack)?;
+        let plan = self.plan_of(stack, request.prune).await?;
+        Ok(Response::new(wire::PlanResponse { plan: Some(plan) }))
+    }
+
+    async fn apply(&self, request: Request<wire::ApplyRequest>) -> Reply<wire::ApplyResponse> {
+        let request = request.into_inner();
+        let stack = checked_stack(request.stack)?;
+        let command = Command::PutStack { stack: stack.clone(), prune: request.prune, base: request.base.map(Version) };
+        // Side by side: the work begins before its description is ready.
+        let (plan, changed) = tokio::join!(self.plan_of(stack, request.prune), self.cluster.change(command));
+        let changed = changed?;
+        Ok(Response::new(wire::ApplyResponse { version: changed.version.0, plan: Some(plan?) }))
+    }
+
+    async fn remove_stack(&self, request: Request<wire::RemoveStackRequest>) -> Reply<wire::ChangeResponse> {
+        let stack = StackName::new(request.into_inner().stack).map_err(invalid_id)?;
+        self.change(Command::RemoveStack { stack }).await
+    }
+
+    async fn remove_service(&self, request: Request<wire::RemoveServiceRequest>) -> Reply<wire::ChangeResponse> {
+        let service: ServiceId = request.into_inner().service.parse().map_err(invalid_id)?;
+        self.change(Command::RemoveService { service }).await
+    }
+
+    async fn scale(&self, request: Request<wire::ScaleRequest>) -> Reply<wire::ChangeResponse> {
+        let mut replicas = BTreeMap::new();
+        for (name, wanted) in request.into_inner().replicas {
+            let service: ServiceId = name.parse().map_err(invalid_id)?;
+            validate::replicas_allowed(wanted)
+                .map_err(|problem| Status::invalid_argument(format!("service {service}: {problem}")))?;
+            replicas.insert(service, wanted);
+        }
+        if replicas.is_empty() {
+            return Err(Status::invalid_argument("name at least one service to scale"));
+        }
+        self.change(Command::Scale { replicas }).await
+    }
+
+    async fn list_services(&self, request: Request<wire::ListServicesRequest>) -> Reply<wire::ListServicesResponse> {
+        let state = self.cluster.read();
+        let selection = selected(&state, request.into_inner().filter)?;
+        let services = watch::services(&state, &selection, self.cluster.now());
+        Ok(Response::new(wire::ListServicesResponse { services, version: state.version.0 }))
+    }
+
+    async fn list_tasks(&self, request: Request<wire::ListTasksRequest>) -> Reply<wire::ListTasksResponse> {
+        let request = request.into_inner();
+        let state = self.cluster.read();
+        let selection = selected(&state, request.filter)?;
+        let tasks = match request.all {
+            true => watch::all_tasks(&state, &selection),
+            false => watch::current_tasks(&state, &selection),
+        };
+        Ok(Response::new(wire::ListTasksResponse { tasks, version: state.version.0 }))
+    }
+
+    async fn list_nodes(&self, _request: Request<wire::ListNodesRequest>) -> Reply<wire::ListNodesResponse> {
+        let state = self.cluster.read();
+        let nodes = state.nodes.values().map(|node| node.as_ref().clone().into()).collect();
+        Ok(Response::new(wire::ListNodesResponse { nodes, version: state.version.0 }))
+    }
+
+    async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {
+        let selection = selected(&self.cluster.read(), request.into_inner().filter)?;
+        Ok(self.stream(|replies| watch::follow(self.cluster.clone(), selection, replies)))
+    }
+
+    async fn events(&self, request: Request<wire::EventsRequest>) -> Reply<Self::EventsStream> {
+        let request = request.into_inner();
+        let selection = selected(&self.cluster.read(), request.filter)?;
+        Ok(self.stream(|replies| events::send(self.cluster.watch(), selection, request.follow, replies)))
+    }
+
+    async fn logs(&self, request: Request<wire::LogsRequest>) -> Reply<Self::LogsStream> {
+        let request = request.into_inner();
+        let selection = selected(&self.cluster.read(), request.filter)?;
+        let query = request.query.unwrap_or_default();
+        let logs = logs::Logs::new(self.cluster.clone(), self.broker.clone(), selection, query);
+        Ok(self.stream(|replies| logs.send(replies)))
+    }
+
+    async fn load_image(&self, request: Request<Streaming<wire::LoadImageRequest>>) -> Reply<wire::LoadImageResponse> {
+        let images = images::load(&self.cluster.read(), &self.broker, request.into_inner()).await?;
+        Ok(Response::new(wire::LoadImageResponse { images }))
+    }
+
+    async fn pull_image(&self, request: Request<wire::PullImageRequest>) -> Reply<wire::PullImageResponse> {
+        let wire::PullImageRequest { reference, nodes } = request.into_inner();
+        let nodes = images::nodes(&self.cluster.read(), &nodes)?;
+        let images = images::pull(&self.broker, &nodes, reference).await?;
+        Ok(Response::new(wire::PullImageResponse { images }))
+    }
+
+    async fn list_images(&self, request: Request<wire::ListImagesRequest>) -> Reply<wire::ListImagesResponse> {
+        let nodes = images::nodes(&self.cluster.read(), &request.into_inner().nodes)?;
+        let images = images::list(&self.broker, &nodes).await?;
+        Ok(Response::new(wire::ListImagesResponse { images }))
+    }
+
+    async fn remove_image(&self, request: Request<wire::RemoveImageRequest>) -> Reply<wire::RemoveImageResponse> {
+        let wire::RemoveImageRequest { reference, nodes } = request.into_inner();
+        let nodes = images::nodes(&self.cluster.read(), &nodes)?;
+        let nodes = images::remove(&self.broker, &nodes, reference).await?;
+        Ok(Response::new(wire::RemoveImageResponse { nodes }))
+    }
+
+    async fn version(&self, _request: Request<wire::VersionRequest>) -> Reply<wire::VersionResponse> {
+        let leadership = *self.cluster.leadership().borrow();
+        Ok(Response::new(wire::VersionResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state_version: self.cluster.read().version.0,
+            leader: leadership.leader.unwrap_or_default(),
+            term: leadership.term,
+        }))
+    }
+}
+
+impl Api {
+    async fn change(&self, command: Command) -> Reply<wire::ChangeResponse> {
+        let changed = self.cluster.change(command).await?;
+        Ok(Response::new(wire::ChangeResponse { version: changed.version.0 }))
+    }
+}
+
+fn checked_stack(stack: Option<wire::StackSpec>) -> Result<StackSpec, Status> {
+    let stack = stack.ok_or_else(|| Status::invalid_argument("field stack: is missing"))?;
+    let stack = StackSpec::try_from(stack).map_err(malformed)?;
+    Ok(validate::validated(stack)?)
+}
+
+fn selected(state: &ClusterState, filter: Option<wire::Filter>) -> Result<Selection, Status> {
+    Ok(Selection::resolve(state, &filter.unwrap_or_default())?)
+}

@@ -1,0 +1,130 @@
+use roster_proto::spec::{Limits, Propagation, Protocol, Reservations};
+
+use super::*;
+
+fn stack(change: impl FnOnce(&mut ServiceSpec)) -> StackSpec {
+    let mut service = ServiceSpec::of_image("hello:1", 2);
+    change(&mut service);
+    let services = [("web".parse().expect("a name"), service)].into();
+    StackSpec { name: "hello".parse().expect("a name"), services }
+}
+
+#[track_caller]
+fn refused(change: impl FnOnce(&mut ServiceSpec), problem: &str) {
+    let error = validated(stack(change)).expect_err("must be refused").to_string();
+    assert!(error.contains(problem), "expected {problem:?} in {error:?}");
+}
+
+fn bind(source: &str, target: &str) -> Mount {
+    Mount::Bind {
+        source: source.into(),
+        target: target.into(),
+        read_only: false,
+        create_source: false,
+        propagation: Propagation::default(),
+    }
+}
+
+fn port(target: u16, published: Option<u16>) -> Port {
+    Port { target, published, host_ip: None, protocol: Protocol::Tcp }
+}
+
+#[test]
+fn a_sensible_spec_passes() {
+    let sensible = stack(|service| {
+        service.task.environment.insert("MODE".into(), "a=b\n".into());
+        service.task.mounts = vec![bind("/srv/data", "/data"), bind("/", "/host/")];
+        service.task.ports = vec![port(80, Some(8080)), port(80, None), port(443, Some(8443))];
+        service.task.stop_signal = Some("SIGRTMIN+3".into());
+        service.task.hostname = Some("web-1.lab".into());
+        service.task.working_dir = Some("/srv".into());
+        service.task.user = Some("1000:www".into());
+    });
+    assert_eq!(validated(sensible.clone()), Ok(sensible));
+}
+
+#[test]
+fn what_no_process_can_be_given() {
+    refused(|s| s.task.command = Some(vec!["a\0b".into()]), "services.web.command: \"a\\0b\" holds a NUL");
+    refused(|s| s.task.entrypoint = Some(vec!["x".repeat(200_000)]), "is longer than 131071 bytes");
+    refused(|s| drop(s.task.environment.insert("A=B".into(), "1".into())), "\"A=B\" is not a variable's name");
+    refused(|s| drop(s.task.environment.insert(String::new(), "1".into())), "\"\" is not a variable's name");
+    refused(|s| s.task.environment = (0..5000).map(|n| (n.to_string(), String::new())).collect(), "5000 entries");
+    refused(|s| s.task.hostname = Some("a b".into()), "is not a host name");
+    refused(|s| s.task.hostname = Some("-a".into()), "is not a host name");
+    refused(|s| s.task.user = Some("a/b".into()), "is not USER[:GROUP]");
+    refused(|s| s.task.image = " ".into(), "services.web.image: \" \" is not an image name");
+}
+
+#[test]
+fn paths_are_absolute_and_do_not_climb() {
+    refused(|s| s.task.mounts = vec![bind("/srv/../etc", "/data")], "must be an absolute path without '..'");
+    refused(|s| s.task.mounts = vec![bind("/srv", "data")], "\"data\" must be an absolute path");
+    refused(|s| s.task.mounts = vec![bind("/srv", "//")], "nothing can be mounted over / itself");
+    refused(|s| s.task.mounts = vec![bind("/a", "/data"), bind("/b", "/data/")], "is mounted twice");
+    refused(|s| s.task.working_dir = Some("srv".into()), "services.web.working_dir: \"srv\" must be an absolute path");
+    let target = "/tmp".into();
+    let tmpfs = Mount::Tmpfs { target, size: None, mode: Some(0o100_000), read_only: false };
+    refused(|s| s.task.mounts = vec![tmpfs], "mode 100000 is not a permission");
+}
+
+#[test]
+fn ports() {
+    refused(|s| s.task.ports = vec![port(0, None)], "port 0 cannot be used");
+    refused(|s| s.task.ports = vec![port(80, Some(0))], "port 0 cannot be used");
+    refused(|s| s.task.ports = vec![port(80, Some(80)), port(81, Some(80))], "port 80 is published twice");
+    let host = |s: &mut ServiceSpec| {
+        s.task.network = NetworkMode::Host;
+        s.task.ports = vec![port(80, Some(80))];
+    };
+    refused(host, "only a service with the bridge network can publish ports");
+}
+
+#[test]
+fn amounts() {
+    refused(|s| s.mode = Mode::Replicated { replicas: 1_000_000 }, "1000000 replicas; 10000 are allowed");
+    refused(|s| s.task.resources.limits.memory = Some(0), "services.web.deploy.resources.limits.memory: must be more");
+    refused(|s| s.task.resources.limits.nano_cpus = Some(u64::MAX), "limits.cpus");
+    refused(|s| s.task.resources.limits.pids = Some(u64::MAX), "limits.pids");
+    let reserves_more = |s: &mut ServiceSpec| {
+        s.task.resources.limits = Limits { memory: Some(10), ..Limits::default() };
+        s.task.resources.reservations = Reservations { memory: Some(11), ..Reservations::default() };
+    };
+    refused(reserves_more, "reservations.memory: is more than its limit");
+    refused(|s| s.task.stop_grace_period = Duration::MAX, "stop_grace_period: is longer than a year");
+}
+
+#[test]
+fn healthchecks() {
+    let check = |change: fn(&mut Healthcheck)| {
+        move |s: &mut ServiceSpec| {
+            let mut check = Healthcheck::default();
+            change(&mut check);
+            s.task.healthcheck = Some(check);
+        }
+    };
+    refused(check(|c| c.test = HealthTest::Command(Vec::new())), "healthcheck.test: names no command");
+    refused(check(|c| c.interval = Some(Duration::ZERO)), "healthcheck.interval: must be at least 1ms");
+    refused(check(|c| c.retries = Some(0)), "healthcheck.retries: must be at least 1");
+}
+
+#[test]
+fn signals() {
+    for signal in ["TERM", "SIGTERM", "sigusr1", "15", "64", "SIGRTMIN", "RTMIN+3", "SIGRTMAX-2"] {
+        assert!(is_signal(signal), "{signal}");
+    }
+    for signal in ["", "0", "65", "-9", "SIGNOPE", "SIG", "RTMIN-1", "RTMAX+1", "RTMIN+99", "SIGSIGTERM"] {
+        assert!(!is_signal(signal), "{signal}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_and_only_so_many() {
+    let error = validated(stack(|s| {
+        s.task.image = String::new();
+        s.task.ports = vec![port(0, None); 30];
+    }));
+    let error = error.expect_err("must be refused").to_string();
+    assert!(error.starts_with("stack hello cannot be applied:\n  services.web.image: is missing"), "{error}");
+    assert!(error.ends_with("\n  and 11 more"), "{error}");
+}

@@ -1,0 +1,97 @@
+//! The handle on the replicated state that the effects hold: read, watch, change.
+//!
+//! The one place where commands get their moment, so that nothing that is applied reads a clock.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use roster_proto::{id::Version, time::Timestamp};
+use tokio::sync::watch;
+
+use crate::{
+    metrics::Metrics,
+    raft::{Leadership, Machine, ProposeError, Store, Undecodable},
+    state::{
+        Applied, ClusterState,
+        command::{Command, Entry, Outcome, Refusal},
+    },
+};
+
+/// Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    store: Store<ClusterState>,
+    metrics: Arc<Metrics>,
+}
+
+/// A command took effect, or nothing had to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Of the change; the present one when nothing had to change.
+    pub version: Version,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+impl Cluster {
+    pub fn new(store: Store<ClusterState>, metrics: Arc<Metrics>) -> Self {
+        Self { store, metrics }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        SystemTime::now().into()
+    }
+
+    pub fn read(&self) -> Arc<ClusterState> {
+        self.store.read()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.store.watch()
+    }
+
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.store.leadership()
+    }
+
+    /// Returns once the command is durable and applied: a read that follows sees it.
+    pub async fn change(&self, command: Command) -> Result<Changed, ChangeError> {
+        let begun = Instant::now();
+        let (version, applied) = self.store.propose(Entry { at: self.now(), command }).await?;
+        self.metrics.proposed(begun.elapsed());
+        match applied.outcome {
+            Outcome::Applied | Outcome::Unchanged => Ok(Changed { version }),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+}
+
+impl Machine for ClusterState {
+    type Command = Entry;
+    type Output = Applied;
+
+    fn encode_command(command: &Entry) -> Vec<u8> {
+        command.encode()
+    }
+
+    fn apply(&mut self, version: Version, command: &[u8]) -> Result<Applied, Undecodable> {
+        let entry = Entry::decode(command).map_err(Undecodable::new)?;
+        Ok(self.apply(version, &entry))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        self.encode()
+    }
+
+    fn decode(snapshot: &[u8]) -> Result<Self, Undecodable> {
+        Self::decode(snapshot).map_err(Undecodable::new)
+    }
+}

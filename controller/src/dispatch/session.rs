@@ -1,0 +1,184 @@
+//! One agent's session, from Hello to its end.
+//!
+//! Three things go on side by side: messages are read, statuses are made durable and acknowledged, and the node's
+//! assignment set is sent whenever its generation moved. The session ends with the first of them that cannot go on, and
+//! the agent then opens a new one.
+
+use roster_proto::{
+    assignment::AssignmentSet,
+    convert::ConvertError,
+    id::NodeId,
+    node::{NodeDescription, NodeState},
+    task::TaskReport,
+    wire,
+};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::{
+    Dispatcher, FIRST_MESSAGE,
+    sessions::{Outbound, Session},
+};
+use crate::{state::command::Command, status::malformed};
+
+/// Batches read and not yet proposed; an agent that sends more waits.
+const BATCH_QUEUE: usize = 64;
+/// Batches proposed as one command while the one before is on its way to the disk.
+const MERGED_BATCHES: usize = 16;
+
+pub(super) struct SessionTask {
+    dispatcher: Dispatcher,
+    inbound: Streaming<wire::AgentMessage>,
+    outbound: Outbound,
+}
+
+struct Batch {
+    number: u64,
+    reports: Vec<TaskReport>,
+}
+
+impl SessionTask {
+    pub(super) fn new(dispatcher: Dispatcher, inbound: Streaming<wire::AgentMessage>, outbound: Outbound) -> Self {
+        Self { dispatcher, inbound, outbound }
+    }
+
+    pub(super) async fn run(mut self) {
+        let shutdown = self.dispatcher.shutdown.clone();
+        let end = tokio::select! {
+            end = self.converse() => end,
+            () = shutdown.cancelled() => Err(Status::unavailable("the controller is stopping: connect again")),
+        };
+        if let Err(status) = end {
+            tracing::info!(code = ?status.code(), reason = status.message(), "a session cannot go on");
+            // An agent that does not read gets no reason; the stream ends for it all the same.
+            let _full_or_gone = self.outbound.try_send(Err(status));
+        }
+    }
+
+    async fn converse(&mut self) -> Result<(), Status> {
+        let (node, description) = self.hello().await?;
+        let command = Command::RegisterNode { node: node.clone(), description };
+        self.dispatcher.cluster.change(command).await?;
+        self.dispatcher.liveness.heard(&node);
+        let session = self.dispatcher.sessions.open(node, self.outbound.clone());
+        tracing::info!(node = %session.node, "an agent's session begins");
+        let end = self.attend(&session).await;
+        self.dispatcher.sessions.close(&session);
+        tracing::info!(node = %session.node, "an agent's session ended");
+        end
+    }
+
+    async fn hello(&mut self) -> Result<(NodeId, NodeDescription), Status> {
+        let first = tokio::time::timeout(FIRST_MESSAGE, self.inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no Hello came"))??;
+        let Some(wire::agent_message::Message::Hello(hello)) = first.and_then(|first| first.message) else {
+            return Err(Status::invalid_argument("the first message must be Hello"));
+        };
+        let node: NodeId = hello.node.parse().map_err(|error| Status::invalid_argument(format!("Hello: {error}")))?;
+        let description = hello.description.unwrap_or_default().try_into().map_err(malformed)?;
+        tracing::debug!(%node, generation = hello.generation, "hello");
+        Ok((node, description))
+    }
+
+    async fn attend(&mut self, session: &Session) -> Result<(), Status> {
+        let dispatcher = &self.dispatcher;
+        let (batches, proposals) = mpsc::channel(BATCH_QUEUE);
+        let welcome = wire::Welcome { heartbeat_period: micros(dispatcher.liveness.period()) };
+        send(session, wire::controller_message::Message::Welcome(welcome)).await?;
+        tokio::select! {
+            end = receive(dispatcher, &session.node, &mut self.inbound, batches) => end,
+            end = report(dispatcher, session, proposals) => end,
+            end = assign(dispatcher, session) => end,
+            () = session.closed().cancelled() => {
+                Err(Status::aborted("a newer session of this node replaced this one: two agents may have its name"))
+            }
+        }
+    }
+}
+
+/// Reads until the agent closes its side or stays silent for too long.
+async fn receive(
+    dispatcher: &Dispatcher,
+    node: &NodeId,
+    inbound: &mut Streaming<wire::AgentMessage>,
+    batches: mpsc::Sender<Batch>,
+) -> Result<(), Status> {
+    loop {
+        let message = tokio::time::timeout(dispatcher.liveness.grace(), inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no heartbeat came in time: connect again"))??;
+        let Some(message) = message else { return Ok(()) };
+        dispatcher.liveness.heard(node);
+        if dispatcher.cluster.read().nodes.get(node).is_some_and(|node| node.state == NodeState::Down) {
+            dispatcher.liveness.recheck();
+        }
+        match message.message {
+            Some(wire::agent_message::Message::Heartbeat(_)) => {}
+            Some(wire::agent_message::Message::Statuses(batch)) => {
+                let reports: Result<Vec<TaskReport>, ConvertError> =
+                    batch.reports.into_iter().map(TaskReport::try_from).collect();
+                let batch = Batch { number: batch.number, reports: reports.map_err(malformed)? };
+                if batches.send(batch).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Some(wire::agent_message::Message::Hello(_)) | None => {
+                return Err(Status::invalid_argument("after Hello only heartbeats and statuses may follow"));
+            }
+        }
+    }
+}
+
+/// Makes statuses durable, then acknowledges them. One proposal at a time keeps their order; what arrives meanwhile
+/// goes into the next.
+async fn report(
+    dispatcher: &Dispatcher,
+    session: &Session,
+    mut proposals: mpsc::Receiver<Batch>,
+) -> Result<(), Status> {
+    let mut merged = Vec::with_capacity(MERGED_BATCHES);
+    while proposals.recv_many(&mut merged, MERGED_BATCHES).await > 0 {
+        let numbers: Vec<u64> = merged.iter().map(|batch| batch.number).collect();
+        let reports: Vec<TaskReport> = merged.drain(..).flat_map(|batch| batch.reports).collect();
+        if !reports.is_empty() {
+            dispatcher.cluster.change(Command::Report { node: session.node.clone(), reports }).await?;
+        }
+        for number in numbers {
+            send(session, wire::controller_message::Message::StatusAck(wire::StatusAck { number })).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends the node's set, then an increment for every generation it is seen at. A slow agent skips generations.
+async fn assign(dispatcher: &Dispatcher, session: &Session) -> Result<(), Status> {
+    let mut states = dispatcher.cluster.watch();
+    let mut sent: Option<AssignmentSet> = None;
+    loop {
+        let state = states.borrow_and_update().clone();
+        let Some(node) = state.nodes.get(&session.node) else {
+            return Err(Status::failed_precondition("this node was removed from the cluster"));
+        };
+        if sent.as_ref().is_none_or(|sent| sent.generation != node.generation) {
+            let next = state.assignment_set(&session.node);
+            let message = match &sent {
+                None => wire::controller_message::Message::Set(next.clone().into()),
+                Some(sent) => wire::controller_message::Message::Diff(sent.diff_to(&next).into()),
+            };
+            send(session, message).await?;
+            sent = Some(next);
+        }
+        drop(state);
+        states.changed().await.map_err(|_| Status::unavailable("the controller's store stopped: connect again"))?;
+    }
+}
+
+async fn send(session: &Session, message: wire::controller_message::Message) -> Result<(), Status> {
+    let message = wire::ControllerMessage { message: Some(message) };
+    session.outbound().send(Ok(message)).await.map_err(|_| Status::cancelled("the agent went away"))
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

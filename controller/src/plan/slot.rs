@@ -1,0 +1,208 @@
+//! One service's slots: stop what is surplus, refill what is empty, find a node for what waits.
+
+use std::sync::Arc;
+
+use roster_proto::{
+    cause::Cause,
+    id::{NodeId, Slot},
+    node::NodeState,
+    task::{Desired, StopReason, Task, TaskState},
+};
+
+use super::{
+    draft::{Creation, Draft},
+    restart::{self, Restart},
+    rollout,
+    wanted::Wanted,
+};
+use crate::state::{Service, command::Change};
+
+/// How often a slot is looked at again in one pass. Stopping a task that was never bound ends it at once, and what
+/// follows belongs to the same plan; twice is the longest chain there is.
+const LOOKS: usize = 3;
+
+pub(super) fn tend_service(draft: &mut Draft, service: &Arc<Service>) {
+    let wanted = Wanted::of(&draft.state, service);
+    let mut surplus: Vec<Slot> =
+        draft.state.slots_of(&service.id).filter(|slot| !wanted.contains(slot)).cloned().collect();
+    surplus.reverse();
+    for slot in &surplus {
+        if draft.full() {
+            return;
+        }
+        stop_surplus(draft, service, slot);
+    }
+    for slot in wanted.slots() {
+        for _ in 0..LOOKS {
+            if draft.full() {
+                return;
+            }
+            if !tend(draft, service, &slot) {
+                break;
+            }
+        }
+    }
+    rollout::tend(draft, service, &wanted);
+}
+
+fn stop_surplus(draft: &mut Draft, service: &Service, slot: &Slot) {
+    let reason = match slot {
+        _ if service.removing => StopReason::Removed,
+        Slot::Node(node) if draft.state.nodes.get(node).is_some_and(|node| node.state == NodeState::Ready) => {
+            StopReason::Moved
+        }
+        _ => StopReason::ScaledDown,
+    };
+    for task in live(draft, service, slot) {
+        if task.desired == Desired::Run {
+            draft.push(Change::StopTask { task: task.id.clone(), reason: reason.clone() });
+        }
+        orphan_if_lost(draft, &task.id);
+    }
+}
+
+/// Looks at one slot; true when it should be looked at again.
+fn tend(draft: &mut Draft, service: &Arc<Service>, slot: &Slot) -> bool {
+    let tasks = live(draft, service, slot);
+    let mut lost = false;
+    for task in tasks.iter().filter(|task| task.desired != Desired::Run) {
+        lost |= orphan_if_lost(draft, &task.id);
+    }
+    if lost {
+        return true;
+    }
+    let stopping = tasks.iter().any(|task| task.desired != Desired::Run);
+    let running: Vec<&Arc<Task>> = tasks.iter().filter(|task| task.desired == Desired::Run).collect();
+    match running.as_slice() {
+        [] if stopping => false,
+        [] => {
+            refill(draft, service, slot);
+            false
+        }
+        [task] => keep(draft, service, task),
+        [older @ .., newest] => hand_over(draft, service, older, newest),
+    }
+}
+
+/// The task that stands for the slot alone.
+fn keep(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
+    if task.node.is_none() {
+        return wait(draft, service, task);
+    }
+    if let Some(node) = lost_node(draft, task) {
+        move_away(draft, service, task, node);
+    } else if task.spec_version != service.spec_version && hand_over_failed(draft, service, task) {
+        refill(draft, service, &task.slot);
+    }
+    false
+}
+
+/// A task of the latest spec was started beside this one, and ended.
+fn hand_over_failed(draft: &Draft, service: &Service, task: &Task) -> bool {
+    let newest = draft.state.newest_task(&service.id, &task.slot);
+    newest.is_some_and(|newest| newest.id != task.id && newest.spec_version == service.spec_version)
+}
+
+/// A start-first rollout: the older task goes when the newest has proved itself.
+fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], newest: &Arc<Task>) -> bool {
+    if newest.spec_version != service.spec_version {
+        draft.push(Change::StopTask { task: newest.id.clone(), reason: StopReason::Updated });
+        return newest.node.is_none();
+    }
+    if newest.node.is_none() {
+        return wait(draft, service, newest);
+    }
+    if let Some(node) = lost_node(draft, newest) {
+        move_away(draft, service, newest, node);
+        return false;
+    }
+    match rollout::proven(draft, service, newest) {
+        Ok(()) => {
+            for task in older {
+                draft.push(Change::StopTask { task: task.id.clone(), reason: StopReason::Updated });
+                orphan_if_lost(draft, &task.id);
+            }
+        }
+        Err(Some(moment)) => draft.wake_at(moment),
+        Err(None) => {}
+    }
+    false
+}
+
+/// A task that has no node yet.
+fn wait(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
+    if task.spec_version != service.spec_version {
+        draft.push(Change::StopTask { task: task.id.clone(), reason: StopReason::Updated });
+        return true;
+    }
+    match task.not_before.filter(|moment| *moment > draft.now) {
+        Some(moment) => draft.wake_at(moment),
+        None => draft.place(service, task),
+    }
+    false
+}
+
+/// Nothing of the slot is left that could run.
+fn refill(draft: &mut Draft, service: &Arc<Service>, slot: &Slot) {
+    let last = draft.state.newest_task(&service.id, slot).cloned();
+    let creation = |attempt| Creation {
+        service: Arc::clone(service),
+        slot: slot.clone(),
+        attempt,
+        replaces: last.as_ref().map(|task| task.id.clone()),
+    };
+    let Some(last) = &last else { return draft.create(creation(0)) };
+    match restart::decide(service, last, draft.now) {
+        Restart::Now { attempt } => draft.create(creation(attempt)),
+        Restart::At { until, attempt, cause } => {
+            draft.create_pending(creation(attempt), Some(until), Some(cause));
+            draft.wake_at(until);
+        }
+        Restart::Finished => {}
+        Restart::GiveUp { cause } => draft.push(Change::GiveUp { task: last.id.clone(), cause }),
+    }
+}
+
+/// A task on a node that no longer answers is replaced only where another node can take the slot: what still runs
+/// there is worth more than nothing.
+fn move_away(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>, node: NodeId) {
+    let creation = Creation {
+        service: Arc::clone(service),
+        slot: task.slot.clone(),
+        attempt: if task.spec_version == service.spec_version { task.attempt } else { 0 },
+        replaces: Some(task.id.clone()),
+    };
+    if let Some(other) = draft.find_node(service, &task.slot, service.spec_version) {
+        draft.push(Change::OrphanTask { task: task.id.clone(), cause: Cause::NodeLost { node } });
+        draft.create_on(creation, other);
+        return;
+    }
+    let since = draft.state.nodes.get(&node).map_or(draft.now, |node| node.since);
+    let cause = Cause::NodeDown { node, since };
+    if task.status.cause.as_ref() != Some(&cause) {
+        draft.push(Change::Explain { task: task.id.clone(), cause });
+    }
+}
+
+/// A task that is to stop on a node that no longer answers will not be heard of: when the node comes back, the task
+/// is not in its set, and goes.
+fn orphan_if_lost(draft: &mut Draft, id: &roster_proto::id::TaskId) -> bool {
+    let Some(task) = draft.state.tasks.get(id).cloned() else { return false };
+    let ended = task.status.state.is_terminal() || task.desired == Desired::Run;
+    match lost_node(draft, &task).filter(|_| !ended) {
+        Some(node) => {
+            draft.push(Change::OrphanTask { task: id.clone(), cause: Cause::NodeLost { node } });
+            true
+        }
+        None => false,
+    }
+}
+
+fn lost_node(draft: &Draft, task: &Task) -> Option<NodeId> {
+    task.node.clone().filter(|node| !draft.state.node_is_ready(node))
+}
+
+fn live(draft: &Draft, service: &Service, slot: &Slot) -> Vec<Arc<Task>> {
+    let live = |task: &&Arc<Task>| task.status.state < TaskState::Complete;
+    draft.state.tasks_in(&service.id, slot).filter(live).cloned().collect()
+}

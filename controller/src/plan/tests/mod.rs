@@ -1,0 +1,6 @@
+//! The planner against a model of the world: scenarios as text with golden output, and properties.
+
+mod properties;
+mod scenario;
+mod scenarios;
+mod world;

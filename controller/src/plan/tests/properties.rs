@@ -1,0 +1,338 @@
+//! Whatever people, agents and crashes do, in any order: the invariants hold, a plan leaves nothing to plan, a stale
+//! plan is refused, a replayed log gives the same bytes, and once the world is quiet every service converges.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proptest::{collection::vec, prelude::*};
+use roster_proto::{
+    cause::Cause,
+    id::{Slot, TaskId, Version},
+    node::{Capacity, NodeState},
+    spec::{Mode, Port, Protocol, RestartCondition, ServiceSpec, UpdateOrder},
+    task::{Health, StopReason, Task, TaskState, TaskStatus},
+    time::Timestamp,
+};
+
+use super::world::{World, node_id, service_id, stack_of};
+use crate::{
+    plan::{check, service_view},
+    state::{
+        ClusterState,
+        command::{Change, Command, Entry, Outcome, Refusal},
+    },
+};
+
+const NODES: [&str; 3] = ["a", "b", "c"];
+/// The first rolls out stop-first, the second start-first, the third is global, the fourth publishes a port.
+const SERVICES: [&str; 4] = ["calm", "eager", "everywhere", "open"];
+
+#[derive(Clone, Debug)]
+enum Act {
+    Put {
+        service: usize,
+        replicas: u32,
+        image: u8,
+        parallelism: u32,
+    },
+    Scale {
+        service: usize,
+        replicas: u32,
+    },
+    Remove {
+        service: usize,
+    },
+    Node {
+        node: usize,
+        up: bool,
+    },
+    /// Planned and applied.
+    Plan,
+    /// Planned, and the leader crashed before, or after, its proposal went through.
+    PlanLost,
+    /// Planned, and something else was applied first.
+    PlanStale {
+        node: usize,
+    },
+    /// An agent reports any state of one of its tasks.
+    Report {
+        task: usize,
+        state: u8,
+        health: u8,
+    },
+    Obey,
+    Advance {
+        millis: u64,
+    },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => (0..4_usize, 0..5_u32, 0..3_u8, 0..3_u32).prop_map(|(service, replicas, image, parallelism)| {
+            Act::Put { service, replicas, image, parallelism }
+        }),
+        1 => (0..4_usize, 0..6_u32).prop_map(|(service, replicas)| Act::Scale { service, replicas }),
+        1 => (0..4_usize).prop_map(|service| Act::Remove { service }),
+        2 => (0..3_usize, any::<bool>()).prop_map(|(node, up)| Act::Node { node, up }),
+        6 => Just(Act::Plan),
+        1 => Just(Act::PlanLost),
+        1 => (0..3_usize).prop_map(|node| Act::PlanStale { node }),
+        6 => (0..20_usize, 0..11_u8, 0..4_u8).prop_map(|(task, state, health)| Act::Report { task, state, health }),
+        3 => Just(Act::Obey),
+        3 => (0..20_000_u64).prop_map(|millis| Act::Advance { millis }),
+    ]
+}
+
+fn spec(service: usize, replicas: u32, image: u8, parallelism: u32) -> ServiceSpec {
+    let mut spec = ServiceSpec::of_image(format!("app:{image}"), replicas);
+    spec.update.parallelism = parallelism;
+    spec.task.resources.reservations.nano_cpus = Some(100_000_000);
+    match service {
+        1 => spec.update.order = UpdateOrder::StartFirst,
+        2 => spec.mode = Mode::Global,
+        3 => {
+            spec.restart.condition = RestartCondition::OnFailure;
+            let published = (image != 0).then_some(8080);
+            spec.task.ports = vec![Port { target: 80, published, host_ip: None, protocol: Protocol::Tcp }];
+        }
+        _ => {}
+    }
+    spec
+}
+
+fn perform(world: &mut World, act: &Act) {
+    match *act {
+        Act::Put { service, replicas, image, parallelism } => {
+            world.put(&[(SERVICES[service], spec(service, replicas, image, parallelism))], false);
+        }
+        Act::Scale { service, replicas } => {
+            world.apply(Command::Scale { replicas: BTreeMap::from([(service_id(SERVICES[service]), replicas)]) });
+        }
+        Act::Remove { service } => {
+            world.apply(Command::RemoveService { service: service_id(SERVICES[service]) });
+        }
+        Act::Node { node, up: true } => {
+            world.register(NODES[node], Capacity { nano_cpus: 1_000_000_000, memory: 1 << 30 });
+        }
+        Act::Node { node, up: false } => {
+            world.set_node(NODES[node], NodeState::Down);
+        }
+        Act::Plan => {
+            world.plan();
+        }
+        Act::PlanLost => {
+            world.think();
+        }
+        Act::PlanStale { node } => {
+            let plan = world.think();
+            let node = NODES[node];
+            world.register(node, Capacity { nano_cpus: 1_000_000_000, memory: 2 << 30 });
+            world.register(node, Capacity { nano_cpus: 1_000_000_000, memory: 1 << 30 });
+            let outcome = world.apply(Command::ApplyPlan { base: plan.base, changes: plan.changes });
+            let refused = matches!(outcome, Outcome::Refused(Refusal::Stale { base, .. }) if base == plan.base);
+            assert!(refused, "{outcome:?}");
+        }
+        Act::Report { task, state, health } => report(world, task, state, health),
+        Act::Obey => {
+            world.obey();
+        }
+        Act::Advance { millis } => world.advance(Duration::from_millis(millis)),
+    }
+}
+
+/// Any state, also backwards, of a task that may have ended long ago.
+fn report(world: &mut World, task: usize, state: u8, health: u8) {
+    let count = world.state.tasks.len();
+    let Some(task) = (count > 0).then(|| world.state.tasks.values().nth(task % count)).flatten().cloned() else {
+        return;
+    };
+    let states = [
+        TaskState::New,
+        TaskState::Pending,
+        TaskState::Assigned,
+        TaskState::Preparing,
+        TaskState::Starting,
+        TaskState::Running,
+        TaskState::Complete,
+        TaskState::Failed,
+        TaskState::Rejected,
+        TaskState::Shutdown,
+        TaskState::Orphaned,
+    ];
+    let mut status = TaskStatus::new(states[usize::from(state)], world.now);
+    status.health = [Health::None, Health::Starting, Health::Healthy, Health::Unhealthy][usize::from(health)];
+    world.report_status(&task, status);
+}
+
+fn live(state: &ClusterState, service: &str, slot: &Slot) -> Vec<Task> {
+    let live = |task: &Task| task.node.is_some() && !task.status.state.is_terminal();
+    state.tasks_in(&service_id(service), slot).filter(|task| live(task)).map(|task| Task::clone(task)).collect()
+}
+
+fn assert_sound(world: &World, last: &Act) {
+    assert_eq!(check(&world.state), [], "after {last:?}");
+    for service in SERVICES {
+        for slot in world.state.slots_of(&service_id(service)) {
+            let live = live(&world.state, service, slot);
+            let most = if service == "eager" { 2 } else { 1 };
+            assert!(live.len() <= most, "after {last:?}, {} tasks may run in {service}.{slot}: {live:#?}", live.len());
+        }
+    }
+}
+
+/// All nodes answer, agents obey, time passes: everything must end as it is wanted.
+fn assert_converges(world: &mut World) {
+    for node in NODES {
+        world.register(node, Capacity { nano_cpus: 8_000_000_000, memory: 1 << 30 });
+    }
+    for _ in 0..200 {
+        let changes = world.plan();
+        let moved = world.obey();
+        recover(world);
+        if changes.is_empty() && !moved {
+            match world.think().next_wake {
+                Some(wake) => world.now = world.now.max(wake),
+                None => break,
+            }
+        }
+    }
+    assert!(world.think().changes.is_empty(), "still something to do");
+    for id in world.state.services.keys() {
+        let view = service_view(&world.state, id, world.now).expect("it is listed");
+        let tasks: Vec<_> = world.state.tasks_of(id).collect();
+        assert!(view.converged, "{id} does not converge: {view:#?}\n{tasks:#?}");
+    }
+}
+
+/// What ran without being well becomes well.
+fn recover(world: &mut World) {
+    let unwell = |task: &Task| task.status.state == TaskState::Running && !task.is_up();
+    let tasks: Vec<Task> =
+        world.state.tasks.values().filter(|task| unwell(task)).map(|task| Task::clone(task)).collect();
+    for task in tasks {
+        let mut status = task.status.clone();
+        status.health = Health::Healthy;
+        world.report_status(&task, status);
+    }
+}
+
+fn replay(mut state: ClusterState, log: &[(Version, Entry)]) -> Vec<u8> {
+    for (version, entry) in log {
+        let entry = Entry::decode(&entry.encode()).expect("what was encoded can be decoded");
+        state.apply(*version, &entry);
+    }
+    state.encode()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn holds_whatever_happens(acts in vec(act(), 1..60), snapshot_at in 0..60_usize) {
+        let mut world = World::default();
+        let mut snapshot = (0, ClusterState::default().encode());
+        for (i, act) in acts.iter().enumerate() {
+            perform(&mut world, act);
+            assert_sound(&world, act);
+            if i == snapshot_at {
+                snapshot = (world.log.len(), world.state.encode());
+            }
+        }
+        assert_converges(&mut world);
+
+        let (position, bytes) = snapshot;
+        let restored = ClusterState::decode(&bytes).expect("a good snapshot");
+        prop_assert_eq!(restored.encode(), bytes);
+        prop_assert_eq!(replay(restored, &world.log[position..]), world.state.encode());
+        prop_assert_eq!(replay(ClusterState::default(), &world.log), world.state.encode());
+        let reloaded = ClusterState::decode(&world.state.encode()).expect("a good snapshot");
+        prop_assert_eq!(reloaded, world.state);
+    }
+
+    /// Not even changes that no planner would make do more than nothing, and the indexes stay right.
+    #[test]
+    fn arbitrary_commands_are_survived(acts in vec(act(), 1..20), changes in vec(wild_change(), 1..40)) {
+        let mut world = World::default();
+        for chunk in changes.chunks(5) {
+            acts.iter().filter(|act| !matches!(act, Act::Plan | Act::PlanLost | Act::PlanStale { .. })).for_each(|act| {
+                perform(&mut world, act);
+            });
+            let base = world.state.plan_base;
+            world.apply(Command::ApplyPlan { base, changes: chunk.to_vec() });
+        }
+        let reloaded = ClusterState::decode(&world.state.encode()).expect("a good snapshot");
+        prop_assert_eq!(reloaded, world.state);
+    }
+}
+
+fn wild_change() -> impl Strategy<Value = Change> {
+    let task = || (0..6_u8).prop_map(|n| format!("t{n}").parse::<TaskId>().expect("a task id"));
+    let cause = || Just(Cause::Exited { code: 1 });
+    prop_oneof![
+        4 => (task(), 0..4_usize, 0..4_u32, 0..12_u64, any::<bool>()).prop_map(|(task, service, slot, version, waits)| {
+            Change::CreateTask {
+                task,
+                service: service_id(SERVICES[service]),
+                slot: Slot::Replica(slot),
+                spec_version: Version(version),
+                not_before: waits.then_some(Timestamp(u64::MAX)),
+                attempt: u32::MAX,
+                replaces: None,
+                cause: None,
+            }
+        }),
+        3 => (task(), 0..3_usize).prop_map(|(task, node)| Change::AssignTask { task, node: node_id(NODES[node]) }),
+        1 => (task(), cause()).prop_map(|(task, cause)| Change::Explain { task, cause }),
+        1 => task().prop_map(|task| Change::StopTask { task, reason: StopReason::Moved }),
+        1 => (task(), cause()).prop_map(|(task, cause)| Change::OrphanTask { task, cause }),
+        1 => (task(), cause()).prop_map(|(task, cause)| Change::GiveUp { task, cause }),
+        1 => task().prop_map(|task| Change::RemoveTask { task }),
+        1 => (0..4_usize).prop_map(|service| Change::ForgetService { service: service_id(SERVICES[service]) }),
+    ]
+}
+
+/// However long the causes are that its changes carry.
+#[test]
+fn a_plan_fits_into_an_entry_of_the_log() {
+    let mut world = World::default();
+    world.register("a", Capacity { nano_cpus: 1_000_000_000, memory: 1 << 30 });
+    world.put(&[("calm", ServiceSpec::of_image("app:1", 1_500))], false);
+    world.plan();
+    world.obey();
+    let tasks: Vec<Task> = world.state.tasks.values().map(|task| Task::clone(task)).collect();
+    for task in tasks {
+        let cause = Cause::Unhealthy { failures: 3, output: "x".repeat(4_096) };
+        world.report(&task, TaskState::Rejected, Some(cause));
+    }
+    let mut planned = 0;
+    loop {
+        let plan = world.think();
+        if plan.changes.is_empty() {
+            break;
+        }
+        planned += plan.changes.len();
+        let command = Command::ApplyPlan { base: plan.base, changes: plan.changes };
+        let entry = Entry { at: world.now, command: command.clone() };
+        assert!(entry.encode().len() < 2 << 20, "{} bytes", entry.encode().len());
+        world.apply(command);
+    }
+    assert_eq!(planned, 1_500);
+}
+
+#[test]
+fn thousands_of_tasks_are_planned_in_one_go_each() {
+    let mut world = World::default();
+    for node in NODES {
+        world.register(node, Capacity { nano_cpus: 64_000_000_000, memory: 1 << 40 });
+    }
+    let services: Vec<(String, ServiceSpec)> =
+        (0..20).map(|n| (format!("s{n}"), ServiceSpec::of_image("app:1", 100))).collect();
+    let services: Vec<(&str, ServiceSpec)> = services.iter().map(|(n, s)| (n.as_str(), s.clone())).collect();
+    let put = Command::PutStack { stack: stack_of(&services), prune: true, base: None };
+    assert_eq!(world.apply(put), Outcome::Applied);
+    let changes = world.plan();
+    assert_eq!(changes.len(), 4_000);
+    world.obey();
+    assert!(world.plan().is_empty());
+    let up = world.state.tasks.values().filter(|task| world.state.is_up(task)).count();
+    assert_eq!(up, 2_000);
+}

@@ -1,0 +1,53 @@
+//! One test a scenario; the golden output lies in `snapshots/`.
+
+use super::scenario::play;
+
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let text = include_str!(concat!("../scenarios/", stringify!($name), ".txt"));
+                insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+                    insta::assert_snapshot!(stringify!($name), play(text));
+                });
+            }
+        )*
+    };
+}
+
+scenarios! {
+    create_and_scale
+    down_before_start
+    drain_and_pause
+    gives_up
+    global
+    history_is_bounded
+    host_ports
+    jobs_finish
+    no_node
+    node_down_alone
+    node_down_moves
+    node_down_while_stopping
+    old_reports
+    once_fails_for_good
+    only_what_changed
+    ports_in_host_network
+    preview
+    rejected_backs_off
+    removal
+    removal_undone
+    reservations
+    restart_backoff
+    restart_backoff_is_capped
+    restart_delay_zero
+    rollout_all_at_once
+    rollout_fixes_a_bad_one
+    rollout_held_by_failures
+    rollout_parallel_with_delay
+    rollout_start_first
+    rollout_start_first_changes_its_mind
+    rollout_start_first_fails
+    rollout_stop_first
+    spread
+}

@@ -1,0 +1,126 @@
+//! A cluster without a cluster: the log, the moment, and agents that do what they are told.
+
+use std::{sync::Arc, time::Duration};
+
+use roster_proto::{
+    cause::Cause,
+    id::{NodeId, ServiceId, Version},
+    node::{Availability, Capacity, NodeDescription, NodeState},
+    spec::{ServiceSpec, StackSpec},
+    task::{Desired, Task, TaskReport, TaskState, TaskStatus},
+    time::Timestamp,
+};
+
+use crate::{
+    plan::{self, Plan},
+    state::{
+        ClusterState,
+        command::{Change, Command, Entry, Outcome},
+    },
+};
+
+#[derive(Debug, Default)]
+pub(super) struct World {
+    pub(super) state: ClusterState,
+    pub(super) now: Timestamp,
+    pub(super) log: Vec<(Version, Entry)>,
+    seed: u64,
+}
+
+pub(super) fn node_id(name: &str) -> NodeId {
+    name.parse().expect("a node name")
+}
+
+pub(super) fn service_id(name: &str) -> ServiceId {
+    ServiceId::new("s".parse().expect("a stack name"), name.parse().expect("a service name"))
+}
+
+impl World {
+    pub(super) fn apply(&mut self, command: Command) -> Outcome {
+        let version = Version(self.state.version.0 + 1);
+        let entry = Entry { at: self.now, command };
+        let applied = self.state.apply(version, &entry);
+        self.log.push((version, entry));
+        applied.outcome
+    }
+
+    pub(super) fn advance(&mut self, by: Duration) {
+        self.now = self.now.plus(by);
+    }
+
+    pub(super) fn register(&mut self, node: &str, capacity: Capacity) -> Outcome {
+        let description = NodeDescription { hostname: node.to_owned(), capacity, ..NodeDescription::default() };
+        self.apply(Command::RegisterNode { node: node_id(node), description })
+    }
+
+    pub(super) fn set_node(&mut self, node: &str, state: NodeState) -> Outcome {
+        self.apply(Command::SetNodeState { node: node_id(node), state })
+    }
+
+    /// No command sets it yet: written straight into the state, as a command would.
+    pub(super) fn set_availability(&mut self, node: &str, availability: Availability) {
+        let node = self.state.nodes.get_mut(&node_id(node)).expect("a known node");
+        Arc::make_mut(node).availability = availability;
+    }
+
+    pub(super) fn put(&mut self, services: &[(&str, ServiceSpec)], prune: bool) -> Outcome {
+        let stack = stack_of(services);
+        self.apply(Command::PutStack { stack, prune, base: None })
+    }
+
+    /// One plan, without applying it.
+    pub(super) fn think(&mut self) -> Plan {
+        self.seed += 1;
+        plan::plan(&self.state, self.now, self.seed)
+    }
+
+    /// One plan, applied; and planned again, which must yield nothing.
+    pub(super) fn plan(&mut self) -> Vec<Change> {
+        let plan = self.think();
+        if plan.changes.is_empty() {
+            return plan.changes;
+        }
+        let outcome = self.apply(Command::ApplyPlan { base: plan.base, changes: plan.changes.clone() });
+        assert_eq!(outcome, Outcome::Applied);
+        let again = self.think();
+        assert_eq!(again.changes, [], "planned again right after, after {:#?}", plan.changes);
+        plan.changes
+    }
+
+    /// Every agent that answers does at once what it is told; true when something moved.
+    pub(super) fn obey(&mut self) -> bool {
+        let nodes: Vec<NodeId> =
+            self.state.nodes.values().filter(|n| n.state == NodeState::Ready).map(|n| n.id.clone()).collect();
+        let mut moved = false;
+        for node in nodes {
+            let told = |task: &Arc<Task>| {
+                let state = match task.desired {
+                    Desired::Stop(_) => TaskState::Shutdown,
+                    Desired::Run if task.status.state < TaskState::Running => TaskState::Running,
+                    Desired::Run => return None,
+                };
+                Some(TaskReport { task: task.id.clone(), status: TaskStatus::new(state, self.now) })
+            };
+            let reports: Vec<TaskReport> = self.state.tasks_on(&node).filter_map(told).collect();
+            moved |= self.apply(Command::Report { node, reports }) == Outcome::Applied;
+        }
+        moved
+    }
+
+    /// The agent of the task's node reports this of it.
+    pub(super) fn report(&mut self, task: &Task, state: TaskState, cause: Option<Cause>) -> Outcome {
+        let mut status = TaskStatus::new(state, self.now);
+        status.cause = cause;
+        self.report_status(task, status)
+    }
+
+    pub(super) fn report_status(&mut self, task: &Task, status: TaskStatus) -> Outcome {
+        let Some(node) = task.node.clone() else { return Outcome::Unchanged };
+        self.apply(Command::Report { node, reports: vec![TaskReport { task: task.id.clone(), status }] })
+    }
+}
+
+pub(super) fn stack_of(services: &[(&str, ServiceSpec)]) -> StackSpec {
+    let services = services.iter().map(|(name, spec)| (service_id(name).name, spec.clone())).collect();
+    StackSpec { name: service_id("x").stack, services }
+}

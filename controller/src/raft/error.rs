@@ -1,0 +1,153 @@
+//! What can go wrong, each with what, where and what to do.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+/// The bytes are not what this version of the controller writes.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot be decoded")]
+pub struct Undecodable(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+impl Undecodable {
+    pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(source.into())
+    }
+}
+
+/// An operation of the file system or of sled that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct DiskError {
+    pub action: &'static str,
+    pub path: PathBuf,
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What is wrong with a store whose bytes are not those that were acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    #[error("there is a log but the file `witness`, which says how far it was acknowledged, is missing")]
+    WitnessMissing,
+    #[error("both halves of the file `witness`, which says how far the log was acknowledged, are unreadable")]
+    WitnessUnreadable,
+    #[error(
+        "the log is empty, but it was acknowledged up to entry {last_index} (write {sequence}): the files in `log` were removed or cut"
+    )]
+    Emptied { sequence: u64, last_index: u64 },
+    #[error(
+        "the log goes back to entry {found_index} (write {found}), but it was acknowledged up to entry {last_index} (write {acknowledged}): the files in `log` were cut, overwritten or replaced by older ones"
+    )]
+    Lost { acknowledged: u64, last_index: u64, found: u64, found_index: u64 },
+    #[error(
+        "the log is at write {found}, but the file `witness` only knows of write {acknowledged}: it was replaced by an older one"
+    )]
+    WitnessBehind { acknowledged: u64, found: u64 },
+    #[error("`log` and the file `witness` disagree about write {sequence}: they come from different stores or times")]
+    WitnessDiffers { sequence: u64 },
+    #[error("the record {record} is missing from `log`")]
+    Missing { record: String },
+    #[error("the record {record} in `log` does not match its checksum")]
+    Checksum { record: String },
+    #[error("the record {record} in `log` is malformed: {reason}")]
+    Malformed { record: String, reason: String },
+    #[error("the record {record} in `log` does not belong to this log")]
+    Stray { record: String },
+    #[error("sled cannot recover `log`: {0}")]
+    Sled(String),
+}
+
+/// Why a store could not be opened. Nothing of it is being served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "another controller uses the store in {}: stop it, or choose another data directory",
+        dir.display()
+    )]
+    InUse { dir: PathBuf },
+    #[error(
+        "the store in {} is damaged: {damage}. Restore the whole directory from a backup; or, to give up what it held and begin empty, move it away and start again",
+        dir.display()
+    )]
+    Damaged { dir: PathBuf, damage: Damage },
+    #[error(
+        "the store in {} is of format {found}, this controller reads format {known}: use the version that wrote it",
+        dir.display()
+    )]
+    Format { dir: PathBuf, found: u32, known: u32 },
+    #[error(
+        "the store in {} belongs to peer {found}, not to peer {wanted}: correct the peer id or the data directory",
+        dir.display()
+    )]
+    OtherPeer { dir: PathBuf, found: u64, wanted: u64 },
+    #[error(
+        "the log in {} was written for the voters {voters:?}, and this version only knows how to be the only one: use the version that wrote it",
+        dir.display()
+    )]
+    OtherVoters { dir: PathBuf, voters: Vec<u64> },
+    #[error("cannot start the log's thread")]
+    Thread(#[source] std::io::Error),
+    #[error("cannot open the store in {}", dir.display())]
+    Disk {
+        dir: PathBuf,
+        #[source]
+        source: DiskError,
+    },
+    #[error("cannot replay the log in {}", dir.display())]
+    Replay {
+        dir: PathBuf,
+        #[source]
+        source: Arc<Fault>,
+    },
+}
+
+/// Why the driver ended by itself. Everything that was pending has been answered with it.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("the log could not be written; start the controller again once the disk is well")]
+    Disk(#[from] DiskError),
+    #[error("entry {index} of the log, or the snapshot there, is not understood; use the version that wrote it")]
+    Undecodable {
+        index: u64,
+        #[source]
+        source: Undecodable,
+    },
+    #[error("entry {index} of the log has a kind this version does not know; use the version that wrote it")]
+    UnknownKind { index: u64 },
+    #[error("raft refused to go on")]
+    Raft(#[from] ::raft::Error),
+    #[error("cannot start a thread to encode a snapshot")]
+    Thread(#[source] std::io::Error),
+    #[error("the log's driver ended unexpectedly: this is a defect, please report it with the messages before it")]
+    Ended,
+}
+
+/// Why a proposal was not answered with an outcome.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was logged.
+    #[error("the command is {bytes} bytes long; the limit is {limit}: apply in smaller parts")]
+    TooLarge { bytes: usize, limit: usize },
+    /// Nothing was logged.
+    #[error("this controller does not lead the cluster; {}", Leader(.leader))]
+    NotLeader { leader: Option<u64> },
+    /// It may yet be applied, by the new leader.
+    #[error("this controller lost the leadership before the command was decided; {}", Leader(.leader))]
+    LeadershipLost { leader: Option<u64> },
+    /// What was not answered before may or may not be in the log.
+    #[error("the controller is shutting down: try again once it is back")]
+    ShuttingDown,
+    /// It may or may not be in the log.
+    #[error("the controller's store has failed")]
+    Failed(#[source] Arc<Fault>),
+}
+
+struct Leader<'a>(&'a Option<u64>);
+
+impl fmt::Display for Leader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(leader) => write!(f, "ask peer {leader}"),
+            None => f.write_str("no leader is known yet: try again"),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Power cuts under the real sled: its files as they are between any two steps, cut short anywhere, or with only some
+//! of the blocks that were not flushed. What was acknowledged is there, or the damage is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::{
+    super::{
+        DiskError, Machine, OpenError, StoreConfig,
+        disk::{Batch, Disk},
+        driver::Driver,
+        record::Key,
+        sled_disk::{FS_SYNC_FL, SledDisk, attributes},
+        store::start_driver,
+        witness::Witness,
+    },
+    Words,
+};
+
+const BLOCK: usize = 4096;
+
+/// The bytes of every file.
+type Image = BTreeMap<PathBuf, Vec<u8>>;
+
+fn image(dir: &Path) -> Image {
+    let mut files = Image::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if !path.ends_with("lock") {
+                files.insert(path.strip_prefix(dir).unwrap().to_owned(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+/// In memory where that can be had: what is checked is what is read, and flushing it again takes most of the time.
+fn restore(image: &Image) -> TempDir {
+    let dir = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+    for (path, bytes) in image {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    dir
+}
+
+fn config(dir: &Path) -> StoreConfig {
+    StoreConfig { snapshot_entries: 20, ..StoreConfig::new(dir) }
+}
+
+fn open(dir: &Path) -> Result<Driver<Words, SledDisk>, OpenError> {
+    start_driver(&config(dir), SledDisk::open(dir, 7)?)
+}
+
+/// Checks an image against the words acknowledged before it was taken; returns whether they are there.
+fn check(image: &Image, acknowledged: &[String], what: &str) -> bool {
+    let dir = restore(image);
+    match open(dir.path()) {
+        Ok(driver) => {
+            let kept = driver.published().borrow().list();
+            assert!(kept.starts_with(acknowledged), "{what}: {} of {} are left", kept.len(), acknowledged.len());
+            true
+        }
+        Err(OpenError::Damaged { .. } | OpenError::Disk { .. }) => false,
+        Err(other) => panic!("{what}: {other:?}"),
+    }
+}
+
+/// A step of the disk: the files before it and after it, and how many words were acknowledged when it began.
+struct Scene {
+    before: Image,
+    after: Image,
+    acknowledged: usize,
+}
+
+/// Photographs the directory after each step.
+struct Filmed {
+    disk: SledDisk,
+    dir: PathBuf,
+    film: Arc<Mutex<Vec<Image>>>,
+}
+
+impl Filmed {
+    fn shoot(&self) {
+        self.film.lock().unwrap().push(image(&self.dir));
+    }
+}
+
+impl Disk for Filmed {
+    fn get(&self, key: Key) -> Result<Option<Vec<u8>>, DiskError> {
+        self.disk.get(key)
+    }
+
+    fn keys(&self) -> Result<Vec<Vec<u8>>, DiskError> {
+        self.disk.keys()
+    }
+
+    fn write(&mut self, batch: Batch) -> Result<(), DiskError> {
+        self.disk.write(batch)?;
+        self.shoot();
+        Ok(())
+    }
+
+    fn witness(&self) -> &Witness {
+        self.disk.witness()
+    }
+
+    fn attest(&mut self, witness: &Witness) -> Result<(), DiskError> {
+        self.disk.attest(witness)?;
+        self.shoot();
+        Ok(())
+    }
+}
+
+/// Says the words one by one, over three openings of the store, and shows every step.
+fn film(words: &[String], mut show: impl FnMut(Scene)) {
+    let dir = TempDir::new().unwrap();
+    let film = Arc::new(Mutex::new(Vec::new()));
+    let (mut before, mut acknowledged) = (Image::new(), 0);
+    for words in words.chunks(words.len().div_ceil(3)) {
+        let disk = SledDisk::open(dir.path(), 7).unwrap();
+        let disk = Filmed { disk, dir: dir.path().to_owned(), film: film.clone() };
+        disk.shoot();
+        let mut driver: Driver<Words, _> = start_driver(&config(dir.path()), disk).unwrap();
+        for word in words {
+            let (answer, mut outcome) = oneshot::channel();
+            driver.propose(Words::encode_command(word), answer).unwrap();
+            driver.settle().unwrap();
+            outcome.try_recv().unwrap().unwrap();
+            if let Some(work) = driver.snapshot_due() {
+                driver.store_snapshot(work.index, work.machine.encode());
+            }
+            for after in film.lock().unwrap().drain(..) {
+                show(Scene { before: std::mem::replace(&mut before, after.clone()), after, acknowledged });
+            }
+            acknowledged += 1;
+        }
+    }
+}
+
+/// The files once all the words were acknowledged.
+fn final_image(words: &[String]) -> Image {
+    let mut last = Image::new();
+    film(words, |scene| last = scene.after);
+    last
+}
+
+fn words(count: usize, size: usize) -> Vec<String> {
+    (0..count).map(|word| format!("{word} {}", "x".repeat(word * 37 % size))).collect()
+}
+
+#[test]
+fn a_crash_between_any_two_steps_loses_nothing() {
+    let words = words(50, 3000);
+    let mut steps = 0;
+    film(&words, |scene| {
+        let acknowledged = &words[..scene.acknowledged];
+        assert!(check(&scene.after, acknowledged, &format!("step {steps}")), "step {steps} is no damage");
+        steps += 1;
+    });
+    assert!(steps > 100, "{steps}");
+}
+
+#[test]
+fn what_sled_makes_is_synchronous_where_that_exists() {
+    let dir = TempDir::new().unwrap();
+    let driver = open(dir.path()).unwrap();
+    if is_synchronous(dir.path().join("log")) {
+        assert!(is_synchronous(dir.path().join("log/db")));
+        assert!(is_synchronous(dir.path().join("log/blobs")));
+    }
+    drop(driver);
+}
+
+fn is_synchronous(path: PathBuf) -> bool {
+    attributes(&fs::File::open(path).unwrap()).is_ok_and(|attributes| attributes & FS_SYNC_FL != 0)
+}
+
+#[test]
+fn a_first_start_that_was_cut_short_is_begun_again() {
+    let dir = TempDir::new().unwrap();
+    drop(SledDisk::open(dir.path(), 7).unwrap());
+    fs::rename(dir.path().join("log"), dir.path().join("log.new")).unwrap();
+    let mut early = image(dir.path());
+    for bytes in early.iter_mut().filter(|(path, _)| path.starts_with("log.new")).map(|(_, bytes)| bytes) {
+        bytes.truncate(3);
+    }
+    assert!(check(&early, &[], "cut short"), "nothing was lost");
+}
+
+#[test]
+fn files_cut_short_are_told() {
+    let words = words(60, 2000);
+    let image = final_image(&words);
+    assert!(check(&image, &words, "whole"));
+    let mut damaged = 0;
+    for (path, bytes) in &image {
+        let end = bytes.len();
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let near = [0, 1, 19, 20, 21, 31, 32, 33, BLOCK - 1, BLOCK, BLOCK + 1, end / 2];
+        let ends = (1..40).flat_map(|back| [end.checked_sub(back), used.checked_sub(back * back)]).flatten();
+        let steps = (0..40).map(|step| used * step / 40);
+        for length in near.into_iter().chain(ends).chain(steps).filter(|l| *l < end).collect::<BTreeSet<_>>() {
+            let mut cut = image.clone();
+            cut.get_mut(path).unwrap().truncate(length);
+            damaged += u32::from(!check(&cut, &words, &format!("{path:?} cut to {length} of {end}")));
+        }
+        let mut without = image.clone();
+        without.remove(path);
+        check(&without, &words, &format!("without {path:?}"));
+    }
+    assert!(damaged > 50, "{damaged}");
+}
+
+#[test]
+fn files_overwritten_are_told() {
+    let words = words(60, 2000);
+    let image = final_image(&words);
+    let mut rng = rand::rngs::StdRng::seed_from_u64(12);
+    let mut damaged = 0;
+    for (path, bytes) in &image {
+        for round in 0..60 {
+            let mut changed = image.clone();
+            let length = [1, 100, BLOCK, 3 * BLOCK][round % 4].min(bytes.len());
+            let at = rng.random_range(0..=bytes.len() - length);
+            let fill = rng.random::<u8>();
+            changed.get_mut(path).unwrap()[at..at + length].fill(fill);
+            damaged += u32::from(!check(&changed, &words, &format!("{path:?}: {length} x {fill} at {at}")));
+        }
+    }
+    assert!(damaged > 20, "{damaged}");
+}
+
+/// The power goes while a step is under way: of each block that differs, either side may be on the disk, and the
+/// file may have its old length. What was flushed before the step is there.
+#[test]
+fn blocks_that_were_not_flushed_may_be_lost() {
+    let words = words(50, 3000);
+    let mut rng = rand::rngs::StdRng::seed_from_u64(11);
+    let mut damaged = 0;
+    let mut steps = 0;
+    film(&words, |Scene { before, after, acknowledged }| {
+        if before.is_empty() {
+            return;
+        }
+        steps += 1;
+        for _ in 0..3 {
+            let torn = tear(&before, &after, &mut rng);
+            damaged += u32::from(!check(&torn, &words[..acknowledged], &format!("step {steps}")));
+        }
+    });
+    // sled may reuse a segment within the step that replaces its content. Its writes reach the disk in order, which
+    // this disorder does not model, so that is told here now and then, where it would not have happened.
+    assert!(100 * damaged <= 3 * steps, "{damaged} of {} power cuts", 3 * steps);
+}
+
+fn tear(before: &Image, after: &Image, rng: &mut impl Rng) -> Image {
+    let mut torn = Image::new();
+    // sled flushes its snapshots before it gives them their names, which appear and go in order.
+    let is_snapshot = |path: &Path| path.to_string_lossy().contains("snap.");
+    let snapshots = if rng.random() { before } else { after };
+    torn.extend(
+        snapshots.iter().filter(|(path, _)| is_snapshot(path)).map(|(path, bytes)| (path.clone(), bytes.clone())),
+    );
+    for (path, new) in after.iter().filter(|(path, _)| !is_snapshot(path)) {
+        let old = before.get(path).map_or(&[][..], Vec::as_slice);
+        let length = if rng.random() { new.len() } else { old.len() };
+        let mut bytes = vec![0; length];
+        for (block, bytes) in bytes.chunks_mut(BLOCK).enumerate() {
+            let side = if rng.random() { new.as_slice() } else { old };
+            let from = (block * BLOCK).min(side.len());
+            let until = (from + bytes.len()).min(side.len());
+            bytes[..until - from].copy_from_slice(&side[from..until]);
+        }
+        torn.insert(path.clone(), bytes);
+    }
+    torn
+}

@@ -1,0 +1,89 @@
+//! The gRPC server: the same services behind both doors, with bounds on what a connection may ask.
+
+use std::time::Duration;
+
+use roster_proto::wire::{self, control_server::ControlServer, dispatch_server::DispatchServer};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::Routes,
+    transport::{Server, server::Router},
+};
+
+use crate::{
+    api::Api,
+    dispatch::Dispatcher,
+    listen::{self, UnixSocket},
+};
+
+/// The largest message a caller or an agent may send: a stack, a batch of statuses, a piece of an archive or of a log.
+pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Streams on one connection. An agent has one for each log that is followed on its node.
+const MAX_STREAMS: u32 = 8_192;
+/// Of one stream, in bytes: what a sender may be ahead of a slow reader.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// Of all streams of a connection together: never the narrower bound. A few answers whose callers read slowly would
+/// otherwise hold up the agent's session, and its heartbeats, on the same connection.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+const MAX_HEADERS: u32 = 16 * 1024;
+/// Streams reset before they were accepted; more end the connection (the rapid-reset attack, CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 64;
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything that is served. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Services {
+    routes: Routes,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the descriptors for gRPC reflection are broken: this build is unusable")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("cannot go on serving")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+impl Services {
+    pub(crate) async fn new(api: Api, dispatcher: Dispatcher) -> Result<Self, ServeError> {
+        let control = ControlServer::new(api).max_decoding_message_size(MAX_MESSAGE);
+        let dispatch = DispatchServer::new(dispatcher).max_decoding_message_size(MAX_MESSAGE);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        // The store leads and is replayed before anything is served.
+        health.set_serving::<ControlServer<Api>>().await;
+        health.set_serving::<DispatchServer<Dispatcher>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let mut routes = Routes::builder();
+        routes.add_service(control).add_service(dispatch).add_service(health_service).add_service(reflection);
+        Ok(Self { routes: routes.routes() })
+    }
+
+    pub(crate) async fn on_unix(self, socket: UnixSocket, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let connections = Box::pin(socket.connections());
+        Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
+    }
+
+    pub(crate) async fn on_tcp(
+        self,
+        listener: tokio::net::TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let connections = Box::pin(listen::tcp_connections(&listener));
+        Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
+    }
+
+    fn router(self) -> Router {
+        Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(MAX_HEADERS)
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_routes(self.routes)
+    }
+}

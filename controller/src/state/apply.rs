@@ -1,0 +1,211 @@
+//! One command turns one state into the next.
+//!
+//! Every command works on a copy (which is cheap), so that a refusal in its middle leaves nothing behind. All writes
+//! go through [`Edit`], which keeps the indexes and the nodes' generations in step.
+
+mod change;
+mod node;
+mod stack;
+
+use std::sync::Arc;
+
+use roster_proto::{
+    cause::Cause,
+    id::{NodeId, ServiceId, TaskId, Version},
+    node::Node,
+    report::{Event, Subject},
+    task::Task,
+    time::Timestamp,
+};
+
+use super::{
+    ClusterState, EVENTS_KEPT, Service,
+    command::{Change, Command, Entry, Outcome, Refusal},
+    index,
+};
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub outcome: Outcome,
+    /// What to tell those who watch; the state keeps them too.
+    pub events: Vec<Event>,
+}
+
+impl ClusterState {
+    /// Applies the command at log position `version`. The same state, version and entry always give the same result.
+    pub fn apply(&mut self, version: Version, entry: &Entry) -> Applied {
+        let mut next = self.clone();
+        let mut edit = Edit::new(&mut next, version, entry.at);
+        let result = edit.command(&entry.command);
+        let (changed, events) = (edit.changed, edit.events);
+        let outcome = match result {
+            Err(refusal) => Outcome::Refused(refusal),
+            Ok(()) if !changed => Outcome::Unchanged,
+            Ok(()) => {
+                next.keep_events(&events);
+                next.raise_bases(version, &entry.command);
+                *self = next;
+                self.version = version;
+                return Applied { outcome: Outcome::Applied, events };
+            }
+        };
+        self.version = version;
+        Applied { outcome, events: Vec::new() }
+    }
+
+    /// What one change of a plan would make of this state, without its events.
+    pub(crate) fn rehearse(&mut self, at: Timestamp, change: &Change) {
+        let version = self.version;
+        let mut edit = Edit::new(self, version, at);
+        edit.silent = true;
+        edit.change(change);
+    }
+
+    fn keep_events(&mut self, events: &[Event]) {
+        for event in events {
+            self.events.push_back(Arc::new(event.clone()));
+        }
+        while self.events.len() > EVENTS_KEPT {
+            self.events.pop_front();
+        }
+    }
+
+    fn raise_bases(&mut self, version: Version, command: &Command) {
+        match command {
+            Command::Report { .. } => {}
+            Command::ApplyPlan { .. } => self.plan_base = version,
+            Command::PutStack { .. }
+            | Command::RemoveStack { .. }
+            | Command::RemoveService { .. }
+            | Command::Scale { .. }
+            | Command::RegisterNode { .. }
+            | Command::SetNodeState { .. } => {
+                self.plan_base = version;
+                self.intent_base = version;
+            }
+        }
+    }
+}
+
+/// A state being changed by one command.
+struct Edit<'a> {
+    state: &'a mut ClusterState,
+    version: Version,
+    at: Timestamp,
+    events: Vec<Event>,
+    changed: bool,
+    silent: bool,
+}
+
+impl<'a> Edit<'a> {
+    fn new(state: &'a mut ClusterState, version: Version, at: Timestamp) -> Self {
+        Self { state, version, at, events: Vec::new(), changed: false, silent: false }
+    }
+
+    fn command(&mut self, command: &Command) -> Result<(), Refusal> {
+        match command {
+            Command::PutStack { stack, prune, base } => self.put_stack(stack, *prune, *base),
+            Command::RemoveStack { stack } => self.remove_stack(stack),
+            Command::RemoveService { service } => self.remove_service(service),
+            Command::Scale { replicas } => self.scale(replicas),
+            Command::RegisterNode { node, description } => self.register_node(node, description),
+            Command::SetNodeState { node, state } => self.set_node_state(node, *state),
+            Command::Report { node, reports } => {
+                reports.iter().for_each(|report| self.report(node, report));
+                Ok(())
+            }
+            Command::ApplyPlan { base, changes } => self.apply_plan(*base, changes),
+        }
+    }
+
+    fn put_service(&mut self, service: Service) {
+        self.changed = true;
+        self.state.services.insert(service.id.clone(), Arc::new(service));
+    }
+
+    fn put_node(&mut self, node: Node) {
+        self.changed = true;
+        self.state.nodes.insert(node.id.clone(), Arc::new(node));
+    }
+
+    /// Writes a task that is there already.
+    fn put_task(&mut self, task: Task) {
+        self.changed = true;
+        let before = self.state.tasks.get(&task.id).cloned();
+        let before = before.as_deref().and_then(index::offer);
+        let after = index::offer(&task);
+        if before != after {
+            if let Some((node, _)) = before {
+                self.state.index.unbind(node, &task.id);
+                self.raise_generation(node);
+            }
+            if let Some((node, _)) = after {
+                self.state.index.bind(node, &task.id);
+                self.raise_generation(node);
+            }
+        }
+        self.state.tasks.insert(task.id.clone(), Arc::new(task));
+    }
+
+    fn add_task(&mut self, task: Task) {
+        self.state.index.add(&task);
+        self.put_task(task);
+    }
+
+    /// Forgets a task that has ended.
+    fn drop_task(&mut self, id: &TaskId) {
+        let Some(task) = self.state.tasks.remove(id) else { return };
+        self.changed = true;
+        self.state.index.remove(&task);
+    }
+
+    fn raise_generation(&mut self, node: &NodeId) {
+        if let Some(node) = self.state.nodes.get_mut(node) {
+            Arc::make_mut(node).generation = self.version;
+        }
+    }
+
+    /// Forgets the task specs that neither a task nor the next task of the service needs.
+    fn drop_unused_specs(&mut self, id: &ServiceId) {
+        let Some(service) = self.state.services.get(id) else { return };
+        if service.specs.len() <= 1 {
+            return;
+        }
+        let mut used: Vec<Version> = self.state.tasks_of(id).map(|task| task.spec_version).collect();
+        used.push(service.spec_version);
+        used.sort_unstable();
+        let needed = |version: &Version| used.binary_search(version).is_ok();
+        if service.specs.keys().all(needed) {
+            return;
+        }
+        let mut service = Service::clone(service);
+        service.specs.retain(|version, _| needed(version));
+        service.published.retain(|version, _| needed(version));
+        self.put_service(service);
+    }
+
+    fn tell(&mut self, subject: Subject, message: impl FnOnce() -> String, cause: Option<&Cause>) {
+        if !self.silent {
+            let event =
+                Event { version: self.version, at: self.at, subject, message: message(), cause: cause.cloned() };
+            self.events.push(event);
+        }
+    }
+
+    fn tell_service(&mut self, service: &ServiceId, message: impl FnOnce() -> String) {
+        self.tell(Subject::Service { service: service.clone() }, message, None);
+    }
+
+    fn tell_node(&mut self, node: &NodeId, message: impl FnOnce() -> String) {
+        self.tell(Subject::Node { node: node.clone() }, message, None);
+    }
+
+    fn tell_task(&mut self, task: &Task, message: impl FnOnce() -> String) {
+        if self.silent {
+            return;
+        }
+        let subject = Subject::Task { task: task.id.clone(), service: task.service.clone(), slot: task.slot.clone() };
+        self.tell(subject, message, task.status.cause.as_ref());
+    }
+}

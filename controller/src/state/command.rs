@@ -1,0 +1,138 @@
+//! What the log holds. Moments, ids and randomness are part of a command: minted before it is proposed.
+
+use std::collections::BTreeMap;
+
+use roster_proto::{
+    cause::Cause,
+    id::{NodeId, ServiceId, Slot, StackName, TaskId, Version},
+    node::{NodeDescription, NodeState},
+    spec::StackSpec,
+    task::{StopReason, TaskReport},
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+/// A command with the moment it was proposed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub at: Timestamp,
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    PutStack {
+        stack: StackSpec,
+        /// Also take down the stack's services that are not in it.
+        prune: bool,
+        /// Refuse when specs or nodes changed since this version.
+        base: Option<Version>,
+    },
+    RemoveStack {
+        stack: StackName,
+    },
+    RemoveService {
+        service: ServiceId,
+    },
+    /// All or none.
+    Scale {
+        replicas: BTreeMap<ServiceId, u32>,
+    },
+    RegisterNode {
+        node: NodeId,
+        description: NodeDescription,
+    },
+    SetNodeState {
+        node: NodeId,
+        state: NodeState,
+    },
+    Report {
+        node: NodeId,
+        reports: Vec<TaskReport>,
+    },
+    /// Refused as a whole when `base` is not the state's `plan_base`.
+    ApplyPlan {
+        base: Version,
+        changes: Vec<Change>,
+    },
+}
+
+/// One edit inside a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    CreateTask {
+        task: TaskId,
+        service: ServiceId,
+        slot: Slot,
+        spec_version: Version,
+        not_before: Option<Timestamp>,
+        attempt: u32,
+        replaces: Option<TaskId>,
+        /// What it waits for, when it is not assigned by the same plan.
+        cause: Option<Cause>,
+    },
+    AssignTask {
+        task: TaskId,
+        node: NodeId,
+    },
+    /// Say what a pending task waits for.
+    Explain {
+        task: TaskId,
+        cause: Cause,
+    },
+    StopTask {
+        task: TaskId,
+        reason: StopReason,
+    },
+    /// Its node is lost for it: it will not be heard of again.
+    OrphanTask {
+        task: TaskId,
+        cause: Cause,
+    },
+    /// A slot's restart policy is used up: say so on its last task.
+    GiveUp {
+        task: TaskId,
+        cause: Cause,
+    },
+    /// Forget a finished task that nothing needs any more.
+    RemoveTask {
+        task: TaskId,
+    },
+    /// Forget a service whose removal is complete.
+    ForgetService {
+        service: ServiceId,
+    },
+}
+
+/// What applying a command returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Something changed.
+    Applied,
+    /// The state was so already.
+    Unchanged,
+    Refused(Refusal),
+}
+
+/// Why a command was not applied. Nothing of it took effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the cluster changed since this was planned (planned at version {base}, now {now}): plan again")]
+    Stale { base: Version, now: Version },
+    #[error("there is no stack {0}: `rctl services` lists what there is")]
+    NoSuchStack(StackName),
+    #[error("there is no service {0}: `rctl services` lists what there is")]
+    NoSuchService(ServiceId),
+    #[error("there is no node {0}: `rctl node ls` lists what there is")]
+    NoSuchNode(NodeId),
+    #[error("service {0} is in global mode, one task on every node: it cannot be scaled")]
+    GlobalService(ServiceId),
+    #[error("service {0} is being removed: apply its stack again to bring it back")]
+    BeingRemoved(ServiceId),
+    #[error("service {service} cannot publish port {port}: service {holder} already does; choose another port")]
+    PortTaken { service: ServiceId, port: String, holder: ServiceId },
+    #[error("service {service} needs a free host port and {first} to {last} are all taken")]
+    NoFreePort { service: ServiceId, first: u16, last: u16 },
+    #[error("{0}")]
+    Limit(String),
+}

@@ -1,0 +1,137 @@
+//! The one place that turns typed errors into gRPC statuses. The codes mean what `control.proto` says.
+
+use std::collections::BTreeSet;
+
+use roster_proto::{convert::ConvertError, id::InvalidId, wire};
+use tonic::{Code, Status};
+
+use crate::{
+    api::{filter::FilterError, validate::InvalidSpec},
+    cluster::ChangeError,
+    dispatch::broker::AskError,
+    raft::ProposeError,
+    state::command::Refusal,
+};
+
+impl From<ChangeError> for Status {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Refused(refusal) => refusal.into(),
+            ChangeError::Propose(error) => error.into(),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal {
+            Refusal::Stale { .. } => Code::Aborted,
+            Refusal::NoSuchStack(_) | Refusal::NoSuchService(_) | Refusal::NoSuchNode(_) => Code::NotFound,
+            Refusal::GlobalService(_) | Refusal::BeingRemoved(_) | Refusal::PortTaken { .. } => {
+                Code::FailedPrecondition
+            }
+            Refusal::NoFreePort { .. } | Refusal::Limit(_) => Code::ResourceExhausted,
+        };
+        Status::new(code, refusal.to_string())
+    }
+}
+
+impl From<ProposeError> for Status {
+    fn from(error: ProposeError) -> Self {
+        let code = match error {
+            ProposeError::TooLarge { .. } => Code::ResourceExhausted,
+            ProposeError::NotLeader { .. }
+            | ProposeError::LeadershipLost { .. }
+            | ProposeError::ShuttingDown
+            | ProposeError::Failed(_) => Code::Unavailable,
+        };
+        Status::new(code, chain(&error))
+    }
+}
+
+/// For `map_err`: both types belong to other crates.
+pub fn malformed(error: ConvertError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+pub fn invalid_id(error: InvalidId) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+impl From<InvalidSpec> for Status {
+    fn from(error: InvalidSpec) -> Self {
+        Status::invalid_argument(error.to_string())
+    }
+}
+
+impl From<FilterError> for Status {
+    fn from(error: FilterError) -> Self {
+        let code = match error {
+            FilterError::Invalid(_) | FilterError::Ambiguous { .. } | FilterError::Contradiction { .. } => {
+                Code::InvalidArgument
+            }
+            FilterError::NotFound { .. } => Code::NotFound,
+        };
+        Status::new(code, error.to_string())
+    }
+}
+
+impl From<AskError> for Status {
+    fn from(error: AskError) -> Self {
+        Status::new(ask_code(&error), error.to_string())
+    }
+}
+
+/// Several nodes' errors as one: the gravest code, and every message once: a node may have been asked for many tasks.
+pub fn of_nodes(errors: &[AskError]) -> Status {
+    let gravity = |code: &Code| match code {
+        Code::InvalidArgument => 5,
+        Code::FailedPrecondition => 4,
+        Code::ResourceExhausted => 3,
+        Code::Unavailable => 2,
+        Code::NotFound => 1,
+        _ => 0,
+    };
+    let code = errors.iter().map(ask_code).max_by_key(gravity).unwrap_or(Code::Unknown);
+    let messages: BTreeSet<String> = errors.iter().map(ToString::to_string).collect();
+    Status::new(code, messages.into_iter().collect::<Vec<_>>().join("; "))
+}
+
+fn ask_code(error: &AskError) -> Code {
+    match error {
+        AskError::NoSession(_) | AskError::Lost(_) | AskError::Stalled(_) => Code::Unavailable,
+        AskError::TooMany => Code::ResourceExhausted,
+        AskError::Failed { kind, .. } => match kind {
+            wire::failure::Kind::NotFound => Code::NotFound,
+            wire::failure::Kind::Invalid => Code::InvalidArgument,
+            wire::failure::Kind::Precondition => Code::FailedPrecondition,
+            wire::failure::Kind::Unavailable => Code::Unavailable,
+            wire::failure::Kind::Unspecified => Code::Unknown,
+        },
+    }
+}
+
+/// The error and what lies beneath it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_tasks_of_a_node_have_in_common_is_said_once() {
+        let away = |node: &str| AskError::NoSession(node.parse().unwrap());
+        let status = of_nodes(&[away("vm1"), away("vm2"), away("vm1")]);
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(status.message(), format!("{}; {}", away("vm1"), away("vm2")));
+    }
+}
