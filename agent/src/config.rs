@@ -1,0 +1,263 @@
+//! The agent's flags, and what they amount to.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use roster_proto::id::{InvalidId, NodeId};
+
+use crate::{
+    capacity::{self, CapacityError},
+    network::Subnet,
+    telemetry::LogFormat,
+};
+
+/// Keeps this host's containers as the Roster controller wants them.
+///
+/// The agent connects to the controller, receives everything this host should run, and makes the kernel match it:
+/// it fetches images, starts and stops containers, probes their health, publishes their ports, and reports back.
+///
+/// Containers outlive it. When it stops or crashes they run on, and the next agent with the same directories takes
+/// them back. While no controller answers, it goes on with the last set it was given. To end everything it started,
+/// run `roster-agent clean`.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "roster-agent", version, max_term_width = 100, after_long_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+const EXAMPLES: &str = "Examples:
+  Join the controller on this machine:
+      roster-agent
+  A second agent on the same machine, with everything of its own:
+      roster-agent --node two --data-dir /var/lib/roster/two --run-dir /run/roster/two \\
+          --cgroup-parent roster-two --bridge roster1 --subnet 10.210.0.0/16 \\
+          --nft-table roster-two --metrics none
+  Stop and remove all its containers and all it made, also when it no longer runs:
+      roster-agent clean --purge
+
+Signals:
+  SIGTERM, SIGINT  stop the agent and leave its containers running
+
+Exit status:
+  0  told to stop    1  could not start or go on    2  wrong usage";
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Stop and remove every container of this agent, with its networks, cgroups and published ports
+    ///
+    /// Give it the same flags as the agent. Refuses to run beside a running agent, which would start everything anew.
+    /// Goes on past what it cannot remove and lists it at the end.
+    Clean {
+        /// Remove the data directory too: images, logs and the ledger
+        #[arg(long)]
+        purge: bool,
+        /// Seconds between the stop signal and SIGKILL
+        #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+        grace: u64,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Flags {
+    /// This host's name in the cluster [default: the host name]
+    ///
+    /// Must be unique and stay the same over restarts.
+    #[arg(long, global = true, env = "ROSTER_NODE", value_name = "NAME")]
+    pub node: Option<NodeId>,
+
+    /// Where the controller listens: unix:///PATH or http://ADDRESS:PORT on loopback
+    #[arg(
+        long,
+        global = true,
+        env = "ROSTER_CONTROLLER",
+        value_name = "URL",
+        default_value = "unix:///run/roster/controller.sock",
+        value_parser = controller
+    )]
+    pub controller: String,
+
+    /// Images, logs and the ledger; must survive reboots
+    #[arg(long, global = true, env = "ROSTER_DATA_DIR", value_name = "DIR", default_value = "/var/lib/roster/agent")]
+    pub data_dir: PathBuf,
+
+    /// Running containers and the lock; should not survive reboots
+    #[arg(long, global = true, env = "ROSTER_RUN_DIR", value_name = "DIR", default_value = "/run/roster/agent")]
+    pub run_dir: PathBuf,
+
+    /// The cgroup that holds all containers
+    #[arg(long, global = true, env = "ROSTER_CGROUP_PARENT", value_name = "NAME", default_value = "roster", value_parser = plain_name)]
+    pub cgroup_parent: String,
+
+    /// The network bridge for containers
+    #[arg(long, global = true, env = "ROSTER_BRIDGE", value_name = "NAME", default_value = "roster0", value_parser = interface_name)]
+    pub bridge: String,
+
+    /// Addresses for containers; the first one is the bridge's
+    #[arg(long, global = true, env = "ROSTER_SUBNET", value_name = "CIDR", default_value = "10.209.0.0/16")]
+    pub subnet: Subnet,
+
+    /// The nftables table for published ports
+    #[arg(long, global = true, env = "ROSTER_NFT_TABLE", value_name = "NAME", default_value = "roster", value_parser = plain_name)]
+    pub nft_table: String,
+
+    /// A label of this host, for placement; may be given several times
+    #[arg(long = "label", global = true, env = "ROSTER_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pub labels: Vec<(String, String)>,
+
+    /// Where Prometheus metrics are served, loopback only, or `none`
+    #[arg(long, global = true, env = "ROSTER_METRICS", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9641", value_parser = metrics)]
+    pub metrics: Metrics,
+
+    /// What to log: a level, or `module=level` pairs as in tracing's EnvFilter
+    #[arg(long, global = true, env = "ROSTER_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// How to log
+    #[arg(long, global = true, env = "ROSTER_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// The program that holds one container [default: roster-shim beside this one]
+    #[arg(long, global = true, env = "ROSTER_SHIM", value_name = "PATH")]
+    pub shim: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics(pub Option<SocketAddr>);
+
+/// What [`crate::run`] needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node: NodeId,
+    /// `unix:///path` or `http://address:port`.
+    pub controller: String,
+    /// Holds the directory `ledger`.
+    pub data_dir: PathBuf,
+    pub labels: BTreeMap<String, String>,
+    /// Left out of the host's addresses.
+    pub bridge: String,
+    /// `None`: metrics are not served.
+    pub metrics: Option<SocketAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(transparent)]
+    Capacity(#[from] CapacityError),
+    #[error("the host name does not make a node name: {0}; give one with --node")]
+    Node(#[from] InvalidId),
+}
+
+impl Flags {
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let node = match &self.node {
+            Some(node) => node.clone(),
+            None => NodeId::new(capacity::default_node_name()?)?,
+        };
+        Ok(Config {
+            node,
+            controller: self.controller.clone(),
+            data_dir: self.data_dir.clone(),
+            labels: self.labels.iter().cloned().collect(),
+            bridge: self.bridge.clone(),
+            metrics: self.metrics.0,
+        })
+    }
+}
+
+fn controller(text: &str) -> Result<String, String> {
+    if text.strip_prefix("unix://").is_some_and(|path| path.starts_with('/')) {
+        return Ok(text.to_owned());
+    }
+    if text.starts_with('/') {
+        return Ok(format!("unix://{text}"));
+    }
+    let address = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    match address.and_then(|address| address.replace("localhost", "127.0.0.1").parse::<SocketAddr>().ok()) {
+        Some(address) if address.ip().is_loopback() => Ok(format!("http://{address}")),
+        Some(_) => Err("only loopback addresses are allowed, for the connection is not encrypted".to_owned()),
+        None => Err("write unix:///PATH or http://ADDRESS:PORT".to_owned()),
+    }
+}
+
+fn metrics(text: &str) -> Result<Metrics, String> {
+    if text == "none" {
+        return Ok(Metrics(None));
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(Metrics(Some(address))),
+        Ok(_) => Err("only loopback addresses are allowed, for everybody could read them otherwise".to_owned()),
+        Err(_) => Err("write ADDRESS:PORT, as 127.0.0.1:9641, or none".to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+/// For names that become part of paths and of nftables scripts.
+fn plain_name(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=63).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(allowed)
+    {
+        Ok(text.to_owned())
+    } else {
+        Err("use 1 to 63 letters, digits, '-' or '_', beginning with a letter".to_owned())
+    }
+}
+
+fn interface_name(text: &str) -> Result<String, String> {
+    if text.len() > 15 {
+        return Err("an interface's name has at most 15 characters".to_owned());
+    }
+    plain_name(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, String> {
+        Cli::try_parse_from([&["roster-agent"], arguments].concat()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_accepted_before_and_after_the_subcommand() {
+        let cli = parse(&["--node", "a", "clean", "--purge", "--metrics", "none"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Clean { purge: true, grace: 2 })));
+        assert_eq!(cli.flags.metrics, Metrics(None));
+        assert_eq!(cli.flags.config().unwrap().node.as_str(), "a");
+    }
+
+    #[test]
+    fn only_local_addresses_are_taken() {
+        assert_eq!(controller("/run/c.sock").unwrap(), "unix:///run/c.sock");
+        assert_eq!(controller("http://localhost:7070/").unwrap(), "http://127.0.0.1:7070");
+        assert!(controller("http://[::1]:7070").is_ok());
+        for wrong in ["http://192.0.2.1:7070", "https://127.0.0.1:1", "unix://relative", "127.0.0.1:7070", ""] {
+            assert!(controller(wrong).is_err(), "{wrong}");
+        }
+        assert!(metrics("0.0.0.0:9641").is_err());
+    }
+
+    #[test]
+    fn names_cannot_leave_their_place() {
+        for wrong in ["", "../x", "a/b", "a b", "-a", "a\"", "a;b"] {
+            assert!(plain_name(wrong).is_err(), "{wrong}");
+        }
+        assert!(interface_name("roster0").is_ok() && interface_name("sixteen-letters-").is_err());
+    }
+}

@@ -1,0 +1,367 @@
+//! What is left to do so that this host has what the assignment set says. Pure: the clock is an argument.
+//!
+//! For every task at most one step, the next one; the step's end leads to the next plan. So the steps of one task
+//! come strictly in order, those of different tasks are independent, and a plan made right after one that was carried
+//! out is empty.
+//!
+//! Guarantees:
+//! * A task with an outcome is never started, nor is one that was started before.
+//! * Published ports lead away from a container before it is told to stop.
+//! * Nothing that is outside the set is touched before the controller itself has sent a set: the ledger may be older
+//!   than what runs, so it can tell what to start, not what to destroy.
+//! * An outcome is recorded before its container is removed, and the container stays until the controller has the
+//!   outcome on disk.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use roster_proto::{
+    assignment::{Assignment, AssignmentSet},
+    cause::Cause,
+    id::TaskId,
+    spec::{HealthTest, NetworkMode},
+    task::{Desired, StopReason, TaskState, TaskStatus},
+    time::Timestamp,
+};
+
+use super::local::{self, Facts, KILL_AGAIN, Local, Stopping, Why};
+use crate::runtime::{Phase, Publication};
+
+/// Everything a plan depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// `None`: neither the controller nor the ledger has given one.
+    pub set: Option<&'a AssignmentSet>,
+    /// The set came from the controller, in this life of the agent.
+    pub authoritative: bool,
+    pub tasks: &'a BTreeMap<TaskId, Local>,
+    /// What the host's ports lead to now; `None`: not known.
+    pub published: Option<&'a [Publication]>,
+    pub now: Timestamp,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// When to plan again though nothing happened.
+    pub wake: Option<Timestamp>,
+}
+
+/// One idempotent action.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    Prepare {
+        assignment: Assignment,
+    },
+    /// Gives up a preparation under way.
+    Abandon {
+        task: TaskId,
+    },
+    Start {
+        assignment: Assignment,
+    },
+    Publish {
+        ports: Vec<Publication>,
+        /// The tasks behind them.
+        behind: BTreeSet<TaskId>,
+    },
+    Stop {
+        task: TaskId,
+        why: Why,
+        grace: Duration,
+    },
+    Kill {
+        task: TaskId,
+    },
+    /// Records and reports how the task ended.
+    Settle {
+        task: TaskId,
+        status: TaskStatus,
+    },
+    Remove {
+        task: TaskId,
+    },
+    /// Nothing is left of the task and nobody asks for it.
+    Forget {
+        task: TaskId,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    Prepare,
+    Abandon,
+    Start,
+    Publish,
+    Stop,
+    Kill,
+    Settle,
+    Remove,
+    Forget,
+}
+
+/// One task's part of a plan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Next {
+    pub step: Option<Step>,
+    pub wake: Option<Timestamp>,
+}
+
+/// The whole plan.
+pub fn plan(view: View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let Some(set) = view.set else { return plan };
+    plan.steps.extend(publish(set, view.tasks, view.published));
+    let nothing = Local::default();
+    let ids: BTreeSet<&TaskId> = set.tasks.keys().chain(view.tasks.keys()).collect();
+    for id in ids {
+        let local = view.tasks.get(id).unwrap_or(&nothing);
+        let next = next(id, set.tasks.get(id), view.authoritative, local, view.now);
+        plan.steps.extend(next.step);
+        plan.wake = earlier(plan.wake, next.wake);
+    }
+    plan
+}
+
+/// The next step of one task.
+pub fn next(task: &TaskId, wanted: Option<&Assignment>, authoritative: bool, local: &Local, now: Timestamp) -> Next {
+    let facts = &local.facts;
+    if let Some((verb, since)) = facts.busy {
+        let over = match wanted {
+            Some(assignment) => assignment.desired != Desired::Run,
+            None => authoritative,
+        };
+        let over = over || matches!(local.phase, Some(Phase::Ended(_) | Phase::Broken));
+        return while_busy(task, over, verb, since, now);
+    }
+    let step = match wanted {
+        None if !authoritative => return Next::default(),
+        None => unwanted(task, local, now),
+        Some(_) if facts.outcome.is_some() => settled(task, local, now),
+        Some(assignment) => toward(assignment, local, now),
+    };
+    match step {
+        Turn::Step(step) => match facts.troubles.get(&step.verb()) {
+            Some(trouble) if now < trouble.retry_at => Next { step: None, wake: Some(trouble.retry_at) },
+            _ => Next { step: Some(step), wake: None },
+        },
+        Turn::Wait(until) => Next { step: None, wake: until },
+    }
+}
+
+/// What is to be done now, or until when nothing is.
+enum Turn {
+    Step(Step),
+    Wait(Option<Timestamp>),
+}
+
+const REST: Turn = Turn::Wait(None);
+
+/// `over`: a preparation under way has lost its purpose.
+fn while_busy(task: &TaskId, over: bool, verb: Verb, since: Timestamp, now: Timestamp) -> Next {
+    if verb == Verb::Prepare && over {
+        return Next { step: Some(Step::Abandon { task: task.clone() }), wake: None };
+    }
+    // To say what takes so long.
+    let wake = Some(since.plus(local::QUIET)).filter(|at| matches!(verb, Verb::Prepare | Verb::Start) && *at > now);
+    Next { step: None, wake }
+}
+
+fn unwanted(task: &TaskId, local: &Local, now: Timestamp) -> Turn {
+    let task = task.clone();
+    match local.phase {
+        None => Turn::Step(Step::Forget { task }),
+        Some(Phase::Running(_)) => stop(task, Why::Unwanted, local.facts.grace, &local.facts, now),
+        Some(Phase::Ended(_) | Phase::Broken) => Turn::Step(Step::Remove { task }),
+    }
+}
+
+fn settled(task: &TaskId, local: &Local, now: Timestamp) -> Turn {
+    match local.phase {
+        None => REST,
+        // Its record says it ended, so this is none of what the controller counts on.
+        Some(Phase::Running(_)) => stop(task.clone(), Why::Unwanted, local.facts.grace, &local.facts, now),
+        Some(Phase::Ended(_) | Phase::Broken) if local.facts.acknowledged => {
+            Turn::Step(Step::Remove { task: task.clone() })
+        }
+        Some(Phase::Ended(_) | Phase::Broken) => REST,
+    }
+}
+
+fn toward(assignment: &Assignment, local: &Local, now: Timestamp) -> Turn {
+    let facts = &local.facts;
+    let task = assignment.task.clone();
+    let grace = assignment.spec.stop_grace_period;
+    let told = match &assignment.desired {
+        Desired::Run => None,
+        Desired::Stop(reason) => Some(reason),
+    };
+    match (&local.phase, told) {
+        (Some(Phase::Ended(ended)), told) => settle(task, local::ended_status(told, facts, ended)),
+        (Some(Phase::Running(_)), Some(reason)) => stop(task, Why::Told(reason.clone()), grace, facts, now),
+        (Some(Phase::Running(_)), None) if facts.unhealthy.is_some() => stop(task, Why::Unhealthy, grace, facts, now),
+        (Some(Phase::Running(_)), None) => look_up_healthcheck(assignment, facts),
+        (Some(Phase::Broken) | None, Some(reason)) => settle(task, stopped_status(reason, facts, now)),
+        (Some(Phase::Broken) | None, None) if facts.started.is_some() => {
+            settle(task, local::last_status(TaskState::Failed, Cause::ShimLost, now, facts))
+        }
+        (Some(Phase::Broken) | None, None) => match facts.fatal() {
+            Some(trouble) => settle(task, local::failed_status(trouble, facts, now)),
+            None => make(assignment, local),
+        },
+    }
+}
+
+fn make(assignment: &Assignment, local: &Local) -> Turn {
+    Turn::Step(match (&local.phase, &local.facts.prepared) {
+        (Some(_), _) => Step::Remove { task: assignment.task.clone() },
+        (None, None) => Step::Prepare { assignment: assignment.clone() },
+        (None, Some(_)) => Step::Start { assignment: assignment.clone() },
+    })
+}
+
+/// A container taken back runs already, but its image may have a healthcheck this agent does not know yet.
+fn look_up_healthcheck(assignment: &Assignment, facts: &Facts) -> Turn {
+    let disabled = assignment.spec.healthcheck.as_ref().is_some_and(|check| check.test == HealthTest::Disabled);
+    let hopeless = facts.troubles.get(&Verb::Prepare).is_some_and(|trouble| !trouble.transient);
+    if facts.prepared.is_some() || facts.stopping.is_some() || disabled || hopeless {
+        return REST;
+    }
+    Turn::Step(Step::Prepare { assignment: assignment.clone() })
+}
+
+fn settle(task: TaskId, status: TaskStatus) -> Turn {
+    Turn::Step(Step::Settle { task, status })
+}
+
+fn stopped_status(reason: &StopReason, facts: &Facts, now: Timestamp) -> TaskStatus {
+    local::last_status(TaskState::Shutdown, Cause::Stopped { reason: reason.clone() }, now, facts)
+}
+
+/// Signal, grace, SIGKILL; before all that, the published ports lead elsewhere.
+fn stop(task: TaskId, why: Why, grace: Duration, facts: &Facts, now: Timestamp) -> Turn {
+    if facts.exposed {
+        return REST;
+    }
+    match &facts.stopping {
+        None => Turn::Step(Step::Stop { task, why, grace }),
+        Some(stopping) if now >= kill_due(stopping) => Turn::Step(Step::Kill { task }),
+        Some(Stopping { signaled: true, .. }) => Turn::Wait(facts.stopping.as_ref().map(kill_due)),
+        // The signal did not get through. What was begun goes on under its own name and with its own deadline.
+        Some(stopping) => match facts.troubles.get(&Verb::Stop) {
+            Some(trouble) if now < trouble.retry_at => Turn::Wait(Some(trouble.retry_at.min(kill_due(stopping)))),
+            _ => Turn::Step(Step::Stop { task, why: stopping.why.clone(), grace }),
+        },
+    }
+}
+
+fn kill_due(stopping: &Stopping) -> Timestamp {
+    stopping.killed.map_or(stopping.kill_at, |at| at.plus(KILL_AGAIN))
+}
+
+/// Sets the host's ports right, if they are not.
+pub fn publish(
+    set: &AssignmentSet,
+    tasks: &BTreeMap<TaskId, Local>,
+    published: Option<&[Publication]>,
+) -> Option<Step> {
+    let mut ports: BTreeMap<_, BTreeSet<(Ipv4Addr, u16)>> = BTreeMap::new();
+    let mut behind = BTreeSet::new();
+    for (id, assignment) in &set.tasks {
+        let Some(address) = tasks.get(id).and_then(|local| serving_address(assignment, local)) else { continue };
+        for port in &assignment.ports {
+            let key = (port.host_ip, port.published, port.protocol);
+            ports.entry(key).or_default().insert((address, port.target));
+            behind.insert(id.clone());
+        }
+    }
+    let ports: Vec<Publication> = ports
+        .into_iter()
+        .map(|((host_ip, port, protocol), backends)| Publication {
+            host_ip,
+            port,
+            protocol,
+            backends: backends.into_iter().collect(),
+        })
+        .collect();
+    (published != Some(ports.as_slice())).then_some(Step::Publish { ports, behind })
+}
+
+fn serving_address(assignment: &Assignment, local: &Local) -> Option<Ipv4Addr> {
+    let facts = &local.facts;
+    let wanted = assignment.desired == Desired::Run && facts.outcome.is_none() && facts.stopping.is_none();
+    match &local.phase {
+        Some(Phase::Running(started))
+            if wanted && facts.is_serving() && assignment.spec.network == NetworkMode::Bridge =>
+        {
+            started.address
+        }
+        _ => None,
+    }
+}
+
+pub fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+impl Step {
+    pub fn verb(&self) -> Verb {
+        match self {
+            Step::Prepare { .. } => Verb::Prepare,
+            Step::Abandon { .. } => Verb::Abandon,
+            Step::Start { .. } => Verb::Start,
+            Step::Publish { .. } => Verb::Publish,
+            Step::Stop { .. } => Verb::Stop,
+            Step::Kill { .. } => Verb::Kill,
+            Step::Settle { .. } => Verb::Settle,
+            Step::Remove { .. } => Verb::Remove,
+            Step::Forget { .. } => Verb::Forget,
+        }
+    }
+
+    /// `None` for the one step that concerns the whole host.
+    pub fn task(&self) -> Option<&TaskId> {
+        match self {
+            Step::Prepare { assignment } | Step::Start { assignment } => Some(&assignment.task),
+            Step::Publish { .. } => None,
+            Step::Abandon { task }
+            | Step::Stop { task, .. }
+            | Step::Kill { task }
+            | Step::Settle { task, .. }
+            | Step::Remove { task }
+            | Step::Forget { task } => Some(task),
+        }
+    }
+}
+
+impl Verb {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Prepare => "prepare",
+            Verb::Abandon => "abandon",
+            Verb::Start => "start",
+            Verb::Publish => "publish",
+            Verb::Stop => "stop",
+            Verb::Kill => "kill",
+            Verb::Settle => "settle",
+            Verb::Remove => "remove",
+            Verb::Forget => "forget",
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests;

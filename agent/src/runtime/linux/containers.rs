@@ -1,0 +1,391 @@
+//! Containers of one agent: made, found again, stopped and removed, given an unpacked image and a network.
+//!
+//! ```text
+//! RUN/tasks/TASK/        config.json, the shim's records
+//! DATA/containers/TASK/  upper and work directory of its overlay, generated /etc files: all it can write to
+//! DATA/logs/TASK/        its log; outlives it
+//! CGROUP/PARENT/TASK     in each hierarchy
+//! ```
+//!
+//! Nothing about containers is kept in memory: each verb looks at these places and at the processes. The one
+//! exception is which tasks are being made or removed right now, so that those two never mix for one task.
+//! Everything blocks on the kernel for moments only and therefore runs on tokio's blocking threads.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use oci_spec::image::ImageConfiguration;
+use roster_proto::{
+    assignment::Assignment,
+    cause::Cause,
+    id::{NodeId, TaskId},
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    bundle::{self, ANNOTATION_STOP_SIGNAL, Contents, Network},
+    etc,
+    limits::Cgroups,
+    logs, readiness,
+    record::{self, BundleDir},
+    shim::Call,
+    shim_binary::ShimBinary,
+    signal, sys,
+    trash::Trash,
+};
+use crate::runtime::{Ended, Exit, Observed, Phase, Probed, RuntimeError, Started};
+
+/// Containers made at the same time; more would only wait for the processors and the kernel's locks.
+const START_CONCURRENCY: usize = 8;
+/// Looking through all kept logs costs more than removing a container: done once in so many.
+const REMOVALS_PER_PRUNE: u64 = 16;
+/// How long the shim of a container that was killed may take to write its records and go.
+const SHIM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where an agent's containers live. Agents with different directories and cgroup parents do not meet.
+#[derive(Clone, Debug)]
+pub struct ContainersConfig {
+    /// For what is big or outlives a reboot; the unpacked images need not be on the same file system.
+    pub data_dir: PathBuf,
+    /// For what must not outlive a reboot: on tmpfs.
+    pub run_dir: PathBuf,
+    /// Below the root of every cgroup hierarchy.
+    pub cgroup_parent: String,
+    pub node: NodeId,
+    /// The program `roster-shim`.
+    pub shim: PathBuf,
+}
+
+/// An image as a container needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct RootImage<'a> {
+    pub config: &'a ImageConfiguration,
+    /// Unpacked, lowest first.
+    pub layers: &'a [PathBuf],
+}
+
+#[derive(Debug)]
+pub struct Containers {
+    config: ContainersConfig,
+    cgroups: Cgroups,
+    shim: ShimBinary,
+    trash: Trash,
+    /// A layer below every image with the standard mount points, so that none has to be made in an upper directory.
+    base: PathBuf,
+    starts: Semaphore,
+    removals: AtomicU64,
+    /// Held while a task is made or removed.
+    busy: Mutex<HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing}: {source}")]
+pub struct OpenError {
+    doing: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl OpenError {
+    pub(super) fn new(doing: String, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { doing, source: source.into() }
+    }
+}
+
+impl Containers {
+    /// Makes the directories, deletes what an earlier agent had not finished deleting, and finds the cgroups.
+    pub fn open(config: ContainersConfig) -> Result<Self, OpenError> {
+        let failed = |doing: String| move |source: io::Error| OpenError::new(doing, source);
+        for dir in [config.run_dir.join("tasks"), config.data_dir.join("containers"), config.data_dir.join("logs")] {
+            private_dir(&dir).map_err(failed(format!("make the directory {}", dir.display())))?;
+        }
+        let base = config.data_dir.join("base");
+        etc::make_base_layer(&base).map_err(failed(format!("make the base layer {}", base.display())))?;
+        let cgroups = Cgroups::open(&config.cgroup_parent)
+            .map_err(|error| OpenError::new("use control groups".to_owned(), error))?;
+        let shim = ShimBinary::open(&config.shim).map_err(failed(format!(
+            "use {} to make containers (it is installed beside roster-agent)",
+            config.shim.display()
+        )))?;
+        let trash = Trash::open(vec![config.data_dir.join("trash"), config.run_dir.join("trash")])
+            .map_err(failed("open the trash directories".to_owned()))?;
+        let starts = Semaphore::new(START_CONCURRENCY);
+        Ok(Self { config, cgroups, shim, trash, base, starts, removals: AtomicU64::new(0), busy: Mutex::default() })
+    }
+
+    /// The directory of a task's log, whether or not the task still exists.
+    pub fn log_dir(&self, task: &TaskId) -> PathBuf {
+        self.config.data_dir.join("logs").join(task.as_str())
+    }
+
+    fn bundle(&self, task: &TaskId) -> BundleDir {
+        BundleDir(self.config.run_dir.join("tasks").join(task.as_str()))
+    }
+
+    fn layer_dir(&self, task: &TaskId) -> PathBuf {
+        self.config.data_dir.join("containers").join(task.as_str())
+    }
+
+    /// Everything there is, whoever made it.
+    pub fn list(&self) -> Result<Vec<Observed>, RuntimeError> {
+        let mut tasks = BTreeSet::new();
+        for dir in [self.config.run_dir.join("tasks"), self.config.data_dir.join("containers")] {
+            let entries = fs::read_dir(&dir).map_err(|error| failed(format!("list {}", dir.display()), error))?;
+            for entry in entries {
+                let entry = entry.map_err(|error| failed(format!("list {}", dir.display()), error))?;
+                // A name that is no task's is not ours to judge.
+                tasks.extend(entry.file_name().into_string().ok().and_then(|name| TaskId::new(name).ok()));
+            }
+        }
+        let groups = self.cgroups.list().map_err(|error| failed("list cgroups".to_owned(), error))?;
+        tasks.extend(groups.into_iter().filter_map(|name| TaskId::new(name).ok()));
+        tasks.into_iter().map(|task| Ok(Observed { phase: self.phase(&task)?, task })).collect()
+    }
+
+    fn phase(&self, task: &TaskId) -> Result<Phase, RuntimeError> {
+        let bundle = self.bundle(task);
+        let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
+        let Some(running) = bundle.running().map_err(unreadable)? else { return Ok(Phase::Broken) };
+        // In this order: a shim that ends between the two has written its record before it went.
+        let alive = running.shim.is_running();
+        match bundle.ended().map_err(unreadable)? {
+            Some(ended) => Ok(Phase::Ended(ended)),
+            None if alive => Ok(Phase::Running(running.into())),
+            None => Ok(Phase::Ended(Ended { how: Exit::ShimLost, at: record::now() })),
+        }
+    }
+
+    /// Makes the container and runs it; what was half made before is torn down first, what already runs stays.
+    pub async fn start(
+        self: &Arc<Self>,
+        assignment: &Assignment,
+        image: RootImage<'_>,
+        network: Network<'_>,
+    ) -> Result<Started, RuntimeError> {
+        let lock = self.lock(&assignment.task);
+        let _guard = lock.lock().await;
+        let _permit = self.starts.acquire().await.expect("the semaphore is never closed");
+        let spec = self.spec(assignment, image, &network)?;
+        let hostname = bundle::hostname(assignment);
+        let files = etc::Files::of_host(&hostname, &network).map_err(|error| failed("read /etc".to_owned(), error))?;
+        let (this, assignment, address) = (self.clone(), assignment.clone(), network.address());
+        blocking(move || {
+            if let Phase::Running(started) = this.phase(&assignment.task)? {
+                return Ok(started);
+            }
+            this.tear_down(&assignment.task)?;
+            let result = this.make(&assignment, &spec, &files, address);
+            if result.is_err() {
+                // The failure is told; what this cannot clean up is listed as broken, to be removed again.
+                let _ = this.tear_down(&assignment.task);
+            }
+            result
+        })
+        .await
+    }
+
+    fn spec(
+        &self,
+        assignment: &Assignment,
+        image: RootImage<'_>,
+        network: &Network<'_>,
+    ) -> Result<oci_spec::runtime::Spec, RuntimeError> {
+        let dir = self.layer_dir(&assignment.task);
+        let mut lower: Vec<PathBuf> = image.layers.iter().rev().cloned().collect();
+        lower.push(self.base.clone());
+        let spec = bundle::spec(&Contents {
+            assignment,
+            node: &self.config.node,
+            image: image.config,
+            lower,
+            upper: dir.join("upper"),
+            work: dir.join("work"),
+            files: &dir,
+            network: *network,
+            cgroup: self.cgroups.path(assignment.task.as_str()),
+            cgroup2: self.cgroups.is_v2(),
+        });
+        let spec = spec.map_err(|error| RuntimeError { cause: error.into(), transient: false })?;
+        stop_signal(&spec)?;
+        Ok(spec)
+    }
+
+    fn make(
+        &self,
+        assignment: &Assignment,
+        spec: &oci_spec::runtime::Spec,
+        files: &etc::Files,
+        address: Option<std::net::Ipv4Addr>,
+    ) -> Result<Started, RuntimeError> {
+        let task = &assignment.task;
+        let (bundle, dir) = (self.bundle(task), self.layer_dir(task));
+        let made = || -> io::Result<()> {
+            private_dir(&dir)?;
+            // What `/` looks like in the container.
+            fs::create_dir(dir.join("upper"))?;
+            fs::set_permissions(dir.join("upper"), fs::Permissions::from_mode(etc::ENTERABLE))?;
+            fs::create_dir(dir.join("work"))?;
+            private_dir(&bundle.rootfs())?;
+            files.write(&dir)?;
+            fs::write(bundle.config(), serde_json::to_vec(spec)?)
+        };
+        made().map_err(|error| failed("write the bundle".to_owned(), error))?;
+        let limits = &assignment.spec.resources.limits;
+        let cgroup = self.cgroups.create(task.as_str(), limits).map_err(|error| {
+            let what = format!("limiting {}", assignment.name());
+            RuntimeError { cause: Cause::Impossible { what, reason: error.to_string() }, transient: false }
+        })?;
+        let call = Call::Run { bundle: bundle.0, logs: self.log_dir(task), cgroup: cgroup.0, address };
+        self.shim.run(&call).map(Started::from)
+    }
+
+    /// Resolves when the container has ended.
+    pub async fn ended(self: &Arc<Self>, task: &TaskId) -> Result<Ended, RuntimeError> {
+        let bundle = self.bundle(task);
+        let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
+        let running = bundle.running().map_err(unreadable)?.ok_or_else(|| unknown(task))?;
+        let shim = running.shim.pidfd().map_err(|error| failed("open the shim's process".to_owned(), error))?;
+        if let Some(shim) = shim {
+            readiness::process_end(shim).await.map_err(|error| failed("wait for the shim".to_owned(), error))?;
+        }
+        if let Some(ended) = bundle.ended().map_err(unreadable)? {
+            return Ok(ended);
+        }
+        // Whatever of the container outlived its shim must not go on unwatched.
+        self.kill(task).await?;
+        Ok(Ended { how: Exit::ShimLost, at: record::now() })
+    }
+
+    pub fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let bundle = self.bundle(task);
+        let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
+        let Some(running) = bundle.running().map_err(unreadable)? else { return Err(unknown(task)) };
+        let config = fs::read(bundle.config()).map_err(unreadable)?;
+        let spec = serde_json::from_slice(&config).map_err(|error| unreadable(error.into()))?;
+        let signal = stop_signal(&spec)?;
+        let step = || format!("send signal {signal} to the container");
+        let Some(init) = running.init.pidfd().map_err(|error| failed(step(), error))? else { return Ok(()) };
+        match sys::pidfd_send_signal(init, signal) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => Err(failed(step(), error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub async fn kill(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {
+        let cgroup = self.cgroups.dirs(task.as_str());
+        blocking(move || cgroup.kill().map_err(|error| failed("kill the container".to_owned(), error))).await
+    }
+
+    pub async fn probe(&self, task: &TaskId, command: &[String], timeout: Duration) -> Result<Probed, RuntimeError> {
+        let call = Call::Exec {
+            bundle: self.bundle(task).0,
+            cgroup: self.cgroups.dirs(task.as_str()).0,
+            timeout,
+            command: command.iter().map(Into::into).collect(),
+        };
+        self.shim.exec(&call, timeout).await
+    }
+
+    /// Kills what still runs and removes every trace but the log.
+    pub async fn remove(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {
+        let lock = self.lock(task);
+        let _guard = lock.lock().await;
+        let (this, task) = (self.clone(), task.clone());
+        blocking(move || {
+            let removed = this.tear_down(&task);
+            let due = this.removals.fetch_add(1, Ordering::Relaxed).is_multiple_of(REMOVALS_PER_PRUNE);
+            removed.and(if due { this.prune_logs() } else { Ok(()) })
+        })
+        .await
+    }
+
+    fn prune_logs(&self) -> Result<(), RuntimeError> {
+        let tasks = self.config.run_dir.join("tasks");
+        logs::prune(&self.config.data_dir.join("logs"), |task| tasks.join(task).exists())
+            .map_err(|error| failed("delete the oldest logs".to_owned(), error))
+    }
+
+    /// Idempotent; goes on past errors.
+    fn tear_down(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let cgroup = self.cgroups.dirs(task.as_str());
+        let mut errors = Vec::new();
+        let mut attempt = |step: &str, result: io::Result<()>| {
+            errors.extend(result.err().map(|error| format!("{step}: {error}")));
+        };
+        attempt("kill its processes", cgroup.kill());
+        attempt("end its shim", self.end_shim(task));
+        attempt("remove its cgroup", cgroup.remove());
+        attempt("remove its files", self.trash.take(&self.layer_dir(task)));
+        attempt("remove its bundle", self.trash.take(&self.bundle(task).0));
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(failed(format!("remove task {task}"), errors.join("; ")))
+    }
+
+    /// Lets it write its records; a shim that takes too long is killed.
+    fn end_shim(&self, task: &TaskId) -> io::Result<()> {
+        let Some(running) = self.bundle(task).running()? else { return Ok(()) };
+        let Some(shim) = running.shim.pidfd()? else { return Ok(()) };
+        if sys::wait_readable(&shim, SHIM_DEADLINE)? {
+            return Ok(());
+        }
+        sys::pidfd_send_signal(&shim, nix::libc::SIGKILL)?;
+        match sys::wait_readable(&shim, SHIM_DEADLINE)? {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::TimedOut, "the shim does not die")),
+        }
+    }
+
+    fn lock(&self, task: &TaskId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        // Locks that nobody holds or waits for say nothing.
+        busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+        busy.entry(task.clone()).or_default().clone()
+    }
+}
+
+fn stop_signal(spec: &oci_spec::runtime::Spec) -> Result<i32, RuntimeError> {
+    let name = spec.annotations().as_ref().and_then(|annotations| annotations.get(ANNOTATION_STOP_SIGNAL));
+    let Some(name) = name else { return Ok(nix::libc::SIGTERM) };
+    signal::parse(name).ok_or_else(|| RuntimeError {
+        cause: Cause::Impossible {
+            what: format!("stopping with signal {name:?}"),
+            reason: "there is no such signal: write SIGTERM, TERM or 15".to_owned(),
+        },
+        transient: false,
+    })
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+pub(super) fn failed(step: String, error: impl std::fmt::Display) -> RuntimeError {
+    RuntimeError { cause: Cause::StartFailed { step, error: error.to_string() }, transient: true }
+}
+
+fn unknown(task: &TaskId) -> RuntimeError {
+    let cause = Cause::Impossible {
+        what: format!("finding the container of task {task}"),
+        reason: "there is none on this node".to_owned(),
+    };
+    RuntimeError { cause, transient: false }
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
+) -> Result<T, RuntimeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(failed("run on a blocking thread".to_owned(), error)),
+    }
+}

@@ -1,0 +1,200 @@
+//! The real runtime: the image store, the network and [`containers`] behind the whole-container verbs.
+//!
+//! A container needs no more of the other two than its unpacked layers and, in bridge mode, a network namespace; each
+//! can be used and tested without the others.
+
+pub mod bundle;
+pub mod cgroup;
+pub mod containers;
+mod etc;
+pub mod limits;
+pub mod logs;
+mod readiness;
+pub mod record;
+pub mod report;
+pub mod shim;
+mod shim_binary;
+mod signal;
+pub(crate) mod sys;
+pub(crate) mod trash;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use roster_proto::{
+    assignment::Assignment,
+    cause::Cause,
+    id::{NodeId, TaskId},
+    spec::{NetworkMode, Protocol, TaskSpec},
+};
+
+use self::{
+    containers::{Containers, ContainersConfig, OpenError, RootImage},
+    logs::LogSource,
+};
+use super::{Ended, Observed, Phase, Prepared, Probed, Publication, Runtime, RuntimeError, Started};
+use crate::{
+    image::{Image, ImageError, ImageStore},
+    network::{self, Attachment, Network, NetworkError},
+};
+
+#[derive(Clone, Debug)]
+pub struct LinuxConfig {
+    /// Writable layers, logs: `/var/lib/roster`.
+    pub data_dir: PathBuf,
+    /// Bundles and records, on tmpfs: `/run/roster`.
+    pub run_dir: PathBuf,
+    /// `roster`: containers' cgroups are `/roster/TASK` in each hierarchy.
+    pub cgroup_parent: String,
+    pub node: NodeId,
+    /// See [`shim_beside`].
+    pub shim: PathBuf,
+}
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LinuxRuntime {
+    containers: Arc<Containers>,
+    images: Arc<ImageStore>,
+    network: Arc<Network>,
+}
+
+/// `roster-shim` beside the running program, where it is installed.
+pub fn shim_beside() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.parent().unwrap_or(Path::new("/")).join("roster-shim"))
+}
+
+impl LinuxRuntime {
+    /// Takes over what an earlier agent with the same configuration left running. Blocks on the disk.
+    pub fn open(config: LinuxConfig, images: Arc<ImageStore>, network: Arc<Network>) -> Result<Self, OpenError> {
+        let LinuxConfig { data_dir, run_dir, cgroup_parent, node, shim } = config;
+        let containers = Containers::open(ContainersConfig { data_dir, run_dir, cgroup_parent, node, shim })?;
+        Ok(Self { containers: Arc::new(containers), images, network })
+    }
+
+    /// Where the task's log is, also after its removal; `name` is what its lines are to be called (`web.2`).
+    pub fn log_source(&self, task: &TaskId, name: String) -> LogSource {
+        LogSource { dir: self.containers.log_dir(task), task: task.clone(), name }
+    }
+
+    async fn image(&self, spec: &TaskSpec) -> Result<Image, RuntimeError> {
+        self.images.ensure(&spec.image).await.map_err(|error| no_image(&spec.image, &error))
+    }
+
+    async fn attach(&self, assignment: &Assignment) -> Result<Option<Attachment>, RuntimeError> {
+        match assignment.spec.network {
+            NetworkMode::Host | NetworkMode::None => Ok(None),
+            NetworkMode::Bridge => {
+                let attached = self.network.attach(&assignment.task).await;
+                attached.map(Some).map_err(|error| no_network("connect it to the network", &error))
+            }
+        }
+    }
+}
+
+impl Runtime for LinuxRuntime {
+    async fn list(&self) -> Result<Vec<Observed>, RuntimeError> {
+        let containers = self.containers.clone();
+        let mut all = containers::blocking(move || containers.list()).await?;
+        let attached = self.network.attached().await.map_err(|error| no_network("list networks", &error))?;
+        let known: BTreeSet<TaskId> = all.iter().map(|observed| observed.task.clone()).collect();
+        let alone = attached.into_iter().filter(|task| !known.contains(task));
+        all.extend(alone.map(|task| Observed { task, phase: Phase::Broken }));
+        Ok(all)
+    }
+
+    async fn prepare(&self, spec: &TaskSpec) -> Result<Prepared, RuntimeError> {
+        Ok(Prepared { healthcheck: self.image(spec).await?.healthcheck })
+    }
+
+    async fn start(&self, assignment: &Assignment) -> Result<Started, RuntimeError> {
+        let image = self.image(&assignment.spec).await?;
+        ports_are_free(assignment)?;
+        let attachment = self.attach(assignment).await?;
+        let network = match (&attachment, assignment.spec.network) {
+            (Some(attachment), _) => bundle::Network::Path { netns: &attachment.netns, address: attachment.address },
+            (None, NetworkMode::Host) => bundle::Network::Host,
+            (None, NetworkMode::None | NetworkMode::Bridge) => bundle::Network::None,
+        };
+        let image = RootImage { config: &image.config, layers: &image.layers };
+        self.containers.start(assignment, image, network).await
+    }
+
+    async fn ended(&self, task: &TaskId) -> Result<Ended, RuntimeError> {
+        self.containers.ended(task).await
+    }
+
+    async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        self.containers.stop(task)
+    }
+
+    async fn kill(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        self.containers.kill(task).await
+    }
+
+    async fn probe(&self, task: &TaskId, command: &[String], timeout: Duration) -> Result<Probed, RuntimeError> {
+        self.containers.probe(task, command, timeout).await
+    }
+
+    /// Processes first: a namespace is gone only when nothing is in it.
+    async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let removed = self.containers.remove(task).await;
+        let detached = self.network.detach(task).await.map_err(|error| no_network("remove its network", &error));
+        match (removed, detached) {
+            (Err(removed), Err(detached)) => {
+                Err(containers::failed(format!("remove task {task}"), format_args!("{removed}; {detached}")))
+            }
+            (removed, detached) => removed.and(detached),
+        }
+    }
+
+    async fn publish(&self, ports: &[Publication]) -> Result<(), RuntimeError> {
+        self.network.publish(ports).await.map_err(|error| no_network("publish ports", &error))
+    }
+}
+
+/// A published port goes before whatever of the host listens on it, which would be cut off without a word.
+fn ports_are_free(assignment: &Assignment) -> Result<(), RuntimeError> {
+    for port in &assignment.ports {
+        let protocol = match port.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        let taken = network::listening(port.published, port.protocol);
+        if taken.map_err(|error| containers::failed("look at the host's ports".to_owned(), error))? {
+            let cause = Cause::Impossible {
+                what: format!("publishing port {}/{protocol}", port.published),
+                reason: "a process of this host listens on it: stop that one, or publish another port".to_owned(),
+            };
+            // A UDP port may be a client's, for a moment only.
+            return Err(RuntimeError { cause, transient: true });
+        }
+    }
+    Ok(())
+}
+
+fn no_image(image: &str, error: &ImageError) -> RuntimeError {
+    let cause = Cause::ImageUnavailable { image: image.to_owned(), reason: error.describe() };
+    RuntimeError { cause, transient: error.is_transient() }
+}
+
+fn no_network(step: &str, error: &NetworkError) -> RuntimeError {
+    containers::failed(step.to_owned(), with_sources(error))
+}
+
+/// An error and what led to it, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}

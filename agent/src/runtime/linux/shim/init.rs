@@ -1,0 +1,102 @@
+//! The small init of `init: true`: reaps zombies, passes signals on, ends with its child and tells how that ended.
+//!
+//! It is the shim's own code going on as process 1, so nothing is put into the container for it. The kernel lets the
+//! container look at nothing of it but its name and its command line, which is the same: no file, descriptor,
+//! environment or path of the host's can be learnt through it.
+//!
+//! A process 1 cannot end by a signal that it sends itself, so the way the program ended goes to the shim by a pipe.
+//! Its own exit code is a shell's for the same.
+
+use std::{
+    convert::Infallible,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{
+        signal::{SigSet, SigmaskHow, sigprocmask},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+use super::{
+    container::{self, Program, StatusPipe},
+    sys,
+};
+use crate::runtime::linux::report::{StartError, Step};
+
+/// What `ps` shows, in the container and on the host.
+const NAME: &std::ffi::CStr = c"roster-init";
+
+/// To be called while `/proc` is still the host's: the container's may be anything.
+pub(super) fn disguise() -> Result<(), StartError> {
+    let step = || "name the init".to_owned();
+    sys::set_process_name(NAME).step(step)?;
+    sys::set_command_line(NAME).step(step)
+}
+
+/// Runs the program as a child of the calling process, which must be process 1 of its pid namespace. Every descriptor
+/// but the standard three and the two given must be closed.
+pub(super) fn run(program: &Program, status: &StatusPipe, ended: OwnedFd) -> Result<Infallible, StartError> {
+    // Before there is anybody in the container who could look. The program becomes visible to itself by exec.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the init".to_owned())?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).step(|| "block signals".to_owned())?;
+    // SAFETY: the shim never starts a thread.
+    match unsafe { sys::fork_into(0, None) }.step(|| "fork the program from its init".to_owned())? {
+        sys::Forked::Child => {
+            drop(ended);
+            container::reset_signals().step(|| "reset signals".to_owned())?;
+            program.exec(status)
+        }
+        sys::Forked::Parent { child, pidfd } => {
+            drop(pidfd);
+            status.close();
+            if program.take_on().is_err() {
+                // The program meets the same failure and reports it.
+                std::process::exit(container::EXIT_NOT_RUN);
+            }
+            let how = pass_on(child);
+            // Should this fail, the exit code still says nearly the same.
+            let _ = nix::unistd::write(ended.as_fd(), &how.to_bytes());
+            std::process::exit(how.shell_code())
+        }
+    }
+}
+
+/// Returns once the program has ended.
+fn pass_on(child: u32) -> sys::WaitStatus {
+    let child = Pid::from_raw(child as i32);
+    loop {
+        match sys::wait_for_signal() {
+            Ok(libc::SIGCHLD) => {
+                if let Some(how) = reap(child) {
+                    return how;
+                }
+            }
+            Ok(signal) => {
+                // SAFETY: plain integers. The child is not reaped yet, so the pid is its own. It may have exited, or
+                // belong to another user than this init by now: there is nobody to tell either to.
+                unsafe { libc::kill(child.as_raw(), signal) };
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Reaps all that have ended; how the program did, if it was among them.
+fn reap(child: Pid) -> Option<sys::WaitStatus> {
+    let mut how = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, status)) if pid == child => how = Some(sys::WaitStatus::Code(status)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
+                how = Some(sys::WaitStatus::Signal(signal as i32));
+            }
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return how,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The shim: one small process for each container, which makes it, owns its output and its exit status, and outlives
+//! the agent.
+//!
+//! ```text
+//! agent ── roster-shim run ── container's process 1
+//!             │ stderr: one StartReport, then closed
+//!             ├ logs/TASK/0.log         what the container writes
+//!             ├ tasks/TASK/running.json once the image's program is executing
+//!             └ tasks/TASK/exit.json    once it has ended
+//! ```
+//!
+//! The process that will be the container reads the bundle after the fork, so that the shim that stays behind has
+//! neither the bundle nor a parser in its memory. The container dies with its shim: its process 1 asks the kernel for
+//! SIGKILL at its parent's death.
+//!
+//! Runs as root with one thread, without an async runtime. Deliberately absent: terminals, attaching, restarting.
+
+mod container;
+mod exec;
+mod init;
+mod log_file;
+mod privileges;
+mod rootfs;
+mod run;
+mod user;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use super::{
+    cgroup::CgroupDirs,
+    record::BundleDir,
+    report::{ExecReport, StartReport},
+    sys,
+};
+
+/// What `roster-shim` was asked to do. Written by the agent only, so it is strict and not a user interface.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Run { bundle: PathBuf, logs: PathBuf, cgroup: Vec<PathBuf>, address: Option<Ipv4Addr> },
+    Exec { bundle: PathBuf, cgroup: Vec<PathBuf>, timeout: Duration, command: Vec<OsString> },
+}
+
+impl Call {
+    pub(crate) fn to_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
+        match self {
+            Call::Run { bundle, logs, cgroup, address } => {
+                option("run", bundle.into());
+                option("--logs", logs.into());
+                cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
+                address.iter().for_each(|address| option("--address", address.to_string().into()));
+            }
+            Call::Exec { bundle, cgroup, timeout, command } => {
+                option("exec", bundle.into());
+                option("--timeout-ms", timeout.as_millis().to_string().into());
+                cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
+                args.push("--".into());
+                args.extend(command.iter().cloned());
+            }
+        }
+        args
+    }
+
+    fn parse(args: impl IntoIterator<Item = OsString>) -> Option<Self> {
+        let mut args = args.into_iter();
+        let verb = args.next()?;
+        let bundle = PathBuf::from(args.next()?);
+        let (mut logs, mut address, mut timeout, mut cgroup) = (None, None, None, Vec::new());
+        while let Some(option) = args.next() {
+            if option == "--" {
+                break;
+            }
+            let value = args.next()?;
+            match option.to_str()? {
+                "--logs" => logs = Some(PathBuf::from(value)),
+                "--cgroup" => cgroup.push(PathBuf::from(value)),
+                "--address" => address = Some(value.to_str()?.parse().ok()?),
+                "--timeout-ms" => timeout = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
+                _ => return None,
+            }
+        }
+        match verb.to_str()? {
+            "run" => Some(Call::Run { bundle, logs: logs?, cgroup, address }),
+            "exec" => Some(Call::Exec { bundle, cgroup, timeout: timeout?, command: args.collect() }),
+            _ => None,
+        }
+    }
+}
+
+/// All of `roster-shim`'s `main`.
+pub fn main() -> ExitCode {
+    let Some(call) = Call::parse(std::env::args_os().skip(1)) else {
+        eprintln!("roster-shim makes containers for roster-agent, which starts it; it is not to be run by hand");
+        return ExitCode::from(2);
+    };
+    let result = match call {
+        Call::Run { bundle, logs, cgroup, address } => {
+            run::run(&BundleDir(bundle), &logs, &CgroupDirs(cgroup), address).inspect_err(|error| {
+                report(&StartReport::Failed(error.clone()));
+            })
+        }
+        Call::Exec { bundle, cgroup, timeout, command } => {
+            exec::exec(&BundleDir(bundle), &CgroupDirs(cgroup), timeout, &command).inspect_err(|error| {
+                report(&ExecReport::Failed(error.clone()));
+            })
+        }
+    };
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tells the agent, if it still listens: one that was killed meanwhile finds the records instead.
+fn report(report: &impl serde::Serialize) {
+    if let Ok(text) = serde_json::to_vec(report) {
+        let _ = io::stderr().write_all(&text);
+    }
+}
+
+/// A pipe that no program executed later inherits.
+fn pipe() -> io::Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
+    Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_come_back_as_written() {
+        let run = Call::Run {
+            bundle: "/run/t".into(),
+            logs: "/log/t".into(),
+            cgroup: vec!["/c/1".into(), "/c/2".into()],
+            address: Some(Ipv4Addr::new(10, 0, 0, 2)),
+        };
+        assert_eq!(Call::parse(run.to_args()), Some(run));
+        let exec = Call::Exec {
+            bundle: "/run/t".into(),
+            cgroup: vec!["/c/1".into()],
+            timeout: Duration::from_millis(1500),
+            command: vec!["sh".into(), "-c".into(), "--".into()],
+        };
+        assert_eq!(Call::parse(exec.to_args()), Some(exec));
+        assert_eq!(Call::parse(["--help".into()]), None);
+    }
+}

@@ -1,0 +1,199 @@
+//! `roster-shim run`: makes the container, then stays with it until it has ended.
+
+use std::{
+    fs,
+    io::{self, Read},
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use roster_proto::report::LogStream;
+
+use super::{container, log_file::LogFile, report, sys};
+use crate::runtime::{
+    Ended, Exit,
+    linux::{
+        cgroup::{CgroupDirs, Door},
+        record::{self, BundleDir, Identity, Running},
+        report::{StartError, StartReport, Step},
+    },
+};
+
+/// Nearly the last the kernel picks when the host is out of memory: losing a shim loses its container.
+const SHIM_OOM_SCORE: &str = "-998";
+
+/// Bytes read from the container at a time, and the most of one line that is kept in one piece, as in CRI's logs.
+const READ_SIZE: usize = 16 * 1024;
+
+/// The ends of the pipes that stay with the shim.
+struct Streams {
+    out: OwnedFd,
+    err: OwnedFd,
+    /// An init's word on how the program ended.
+    ended: OwnedFd,
+}
+
+pub(super) fn run(
+    bundle: &BundleDir,
+    logs: &Path,
+    cgroup: &CgroupDirs,
+    address: Option<Ipv4Addr>,
+) -> Result<(), StartError> {
+    sys::set_process_name(c"roster-shim").step(|| "name the shim".to_owned())?;
+    nix::unistd::setsid().step(|| "begin a session".to_owned())?;
+    std::env::set_current_dir("/").step(|| "change to /".to_owned())?;
+    // A host that does not let us (no CAP_SYS_RESOURCE) gets a shim as likely to be killed as any process.
+    match fs::write("/proc/self/oom_score_adj", SHIM_OOM_SCORE) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+            return Err(error).step(|| "set the shim's oom_score_adj".to_owned());
+        }
+        _ => {}
+    }
+    let (child, pidfd, streams, log) = fork_container(bundle, logs, cgroup)?;
+    let init = Identity::of(child).step(|| "look at the container's first process".to_owned())?;
+    let shim = Identity::of(std::process::id()).step(|| "look at the shim's own process".to_owned())?;
+    let running = Running { shim, init, address, at: record::now() };
+    bundle.write_running(&running).step(|| "record that the container runs".to_owned())?;
+    report(&StartReport::Running(running));
+    close_report().step(|| "open /dev/null".to_owned())?;
+
+    // From here on nobody listens; what fails ends the shim and with it the container, which the agent then calls lost.
+    let status = supervise(log, &pidfd, &streams).step(|| "watch the container".to_owned())?;
+    let told = read_to_end(streams.ended).step(|| "read how the program ended".to_owned())?;
+    let how = verdict(sys::WaitStatus::from_bytes(&told).unwrap_or(status), cgroup);
+    // The agent waits for this process to end, so nothing comes after it: the cgroup is the agent's to remove.
+    bundle.write_ended(&Ended { how, at: record::now() }).step(|| "record that the container ended".to_owned())
+}
+
+/// Returns once the image's program is executing.
+fn fork_container(
+    bundle: &BundleDir,
+    logs: &Path,
+    cgroup: &CgroupDirs,
+) -> Result<(u32, OwnedFd, Streams, LogFile), StartError> {
+    let pipe = || super::pipe().step(|| "make a pipe".to_owned());
+    let (out, out_write) = pipe()?;
+    let (err, err_write) = pipe()?;
+    let (status, status_write) = pipe()?;
+    let (ended, ended_write) = pipe()?;
+    let door = cgroup.door().step(|| "open the container's cgroup".to_owned())?;
+    let directory = match &door {
+        Door::Directory(fd) => Some(fd.as_fd()),
+        Door::Tasks(_) => None,
+    };
+    // SAFETY: the shim never starts a thread.
+    let forked = unsafe { sys::fork_into(nix::libc::CLONE_NEWPID, directory) };
+    match forked.step(|| "clone the container's first process".to_owned())? {
+        sys::Forked::Child => {
+            // Not to keep open what only the shim reads: its death must be noticed.
+            drop((out, err, status, ended));
+            let stdio = container::Stdio { out: out_write, err: err_write };
+            container::become_container(bundle, door, stdio, status_write, ended_write)
+        }
+        sys::Forked::Parent { child, pidfd } => {
+            drop((out_write, err_write, status_write, ended_write, door));
+            // Beside the child's work. When it fails this process ends, and the child with it.
+            let log = LogFile::open(logs).step(|| format!("open the log in {}", logs.display()))?;
+            match container::await_exec(status) {
+                Ok(()) => Ok((child, pidfd, Streams { out, err, ended }, log)),
+                Err(error) => {
+                    sys::wait(&pidfd).step(|| "wait for the container's first process".to_owned())?;
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// Ends the report: the agent reads up to the end of the pipe.
+fn close_report() -> io::Result<()> {
+    let null = fs::OpenOptions::new().write(true).open("/dev/null")?;
+    sys::place_at(null, nix::libc::STDERR_FILENO)
+}
+
+/// Writes the log until the container's first process has ended and all it wrote is read.
+fn supervise(mut log: LogFile, pidfd: &OwnedFd, streams: &Streams) -> io::Result<sys::WaitStatus> {
+    let mut open = [true, true];
+    let mut buffer = vec![0; READ_SIZE];
+    for fd in [&streams.out, &streams.err] {
+        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    let sources = [(LogStream::Stdout, &streams.out), (LogStream::Stderr, &streams.err)];
+    let status = loop {
+        let mut polled = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        polled.extend(
+            sources
+                .iter()
+                .zip(open)
+                .filter(|(_, open)| *open)
+                .map(|((_, fd), _)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
+        );
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ended = polled[0].any().unwrap_or(false);
+        for (index, (stream, fd)) in sources.iter().enumerate() {
+            open[index] = open[index] && copy(&mut log, *stream, fd, &mut buffer)? != Copied::End;
+        }
+        if ended {
+            // Its pid namespace is empty before it can be waited for: nothing more will be written.
+            break sys::wait(pidfd)?;
+        }
+    };
+    for (stream, fd) in sources {
+        while copy(&mut log, stream, fd, &mut buffer)? == Copied::Some {}
+        log.finish(stream);
+    }
+    Ok(status)
+}
+
+#[derive(PartialEq, Eq)]
+enum Copied {
+    Some,
+    Nothing,
+    End,
+}
+
+/// Takes what one read gives.
+fn copy(log: &mut LogFile, stream: LogStream, fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Copied> {
+    match nix::unistd::read(fd, buffer) {
+        Ok(0) => Ok(Copied::End),
+        Ok(length) => {
+            log.write(stream, &buffer[..length], clock());
+            Ok(Copied::Some)
+        }
+        Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(Copied::Nothing),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn clock() -> u64 {
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// An exit by SIGKILL, or what a shell makes of one in a child, after the kernel killed for memory.
+fn verdict(status: sys::WaitStatus, cgroup: &CgroupDirs) -> Exit {
+    const KILLED: i32 = nix::libc::SIGKILL;
+    let memory = cgroup.out_of_memory();
+    match status {
+        sys::WaitStatus::Signal(KILLED) | sys::WaitStatus::Code(137) if memory.kills > 0 => {
+            Exit::OutOfMemory { limit: memory.limit }
+        }
+        sys::WaitStatus::Code(code) => Exit::Code(code),
+        sys::WaitStatus::Signal(signal) => Exit::Signal(signal),
+    }
+}
+
+/// Reads a short pipe to its end.
+pub(super) fn read_to_end(pipe: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::from(pipe).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,128 @@
+//! Logs and images of this host, for users. What they ask for comes by way of the session.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use futures::StreamExt;
+use roster_proto::{
+    id::{NodeId, TaskId},
+    report::{ImageInfo, LogLine},
+    time::Timestamp,
+    wire,
+};
+use tokio::sync::mpsc;
+use tokio_util::{io::StreamReader, sync::CancellationToken};
+
+use crate::{
+    image::{ErrorKind, Image, ImageError, ImageStore, is_same_reference},
+    runtime::{
+        Runtime,
+        linux::{
+            LinuxRuntime,
+            logs::{LogError, LogQuery, read_logs},
+        },
+    },
+    session::{Archive, Failure, Services},
+    telemetry::Chain,
+};
+
+#[derive(Debug)]
+pub struct HostServices {
+    pub node: NodeId,
+    pub runtime: Arc<LinuxRuntime>,
+    pub images: Arc<ImageStore>,
+}
+
+impl Services for HostServices {
+    async fn logs(
+        &self,
+        task: &TaskId,
+        name: String,
+        query: wire::LogQuery,
+        lines: mpsc::Sender<Vec<LogLine>>,
+    ) -> Result<(), Failure> {
+        let source = self.runtime.log_source(task, name);
+        let query = LogQuery { since: query.since.map(Timestamp), tail: query.tail, follow: query.follow };
+        let stop = CancellationToken::new();
+        let mut batches = std::pin::pin!(read_logs(source, query, stop.clone()));
+        let forward = async {
+            while let Some(batch) = batches.next().await {
+                if lines.send(batch?).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let end = async {
+            // A container the runtime no longer knows has ended too.
+            _ = self.runtime.ended(task).await;
+            stop.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            result = forward => result,
+            () = end, if query.follow => Ok(()),
+        }
+    }
+
+    async fn load(&self, archive: Archive) -> Result<Vec<ImageInfo>, Failure> {
+        let images = self.images.load(StreamReader::new(archive)).await?;
+        Ok(self.told(&images))
+    }
+
+    async fn pull(&self, reference: &str) -> Result<Vec<ImageInfo>, Failure> {
+        let image = self.images.pull(reference).await?;
+        Ok(self.told(&[image]))
+    }
+
+    async fn images(&self) -> Result<Vec<ImageInfo>, Failure> {
+        let images = self.images.list().await?;
+        Ok(self.told(&images))
+    }
+
+    async fn remove(&self, reference: &str, in_use: BTreeSet<String>) -> Result<Vec<ImageInfo>, Failure> {
+        // Under another name the image may stay, but a replacement of the task would look for this one.
+        if in_use.iter().any(|used| is_same_reference(used, reference)) {
+            return Err(ImageError::InUse { reference: reference.to_owned() }.into());
+        }
+        let mut ids = HashSet::new();
+        for used in in_use {
+            // A reference that does not resolve holds no image back.
+            ids.extend(self.images.resolve(&used).await.ok().flatten().map(|image| image.id));
+        }
+        let image = self.images.resolve(reference).await?;
+        let removed = self.images.remove(reference, &ids).await?;
+        let told = image.map(|image| ImageInfo { names: removed.untagged, ..image.info(&self.node) });
+        Ok(told.into_iter().collect())
+    }
+}
+
+impl HostServices {
+    fn told(&self, images: &[Image]) -> Vec<ImageInfo> {
+        images.iter().map(|image| image.info(&self.node)).collect()
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let message = error.describe();
+        match error.kind() {
+            ErrorKind::NotFound => Failure::NotFound(message),
+            ErrorKind::Invalid => Failure::Invalid(message),
+            ErrorKind::Precondition => Failure::Precondition(message),
+            ErrorKind::Unavailable => Failure::Unavailable(message),
+        }
+    }
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        let message = Chain(&error).to_string();
+        match error {
+            LogError::NotFound { .. } => Failure::NotFound(message),
+            LogError::Read { .. } => Failure::Unavailable(message),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Containers on the real kernel: what they see, how they end, and that nothing of them stays.
+//!
+//! Needs root and busybox (Debian's busybox-static), no network. Each test has its own directories and cgroup parent.
+
+mod crashes;
+mod ends;
+mod harness;
+mod inside;
+mod leftovers;
+mod limits;
