@@ -1,0 +1,86 @@
+//! The rows that `deploy/bench` prints.
+
+use serde::Serialize;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Aim {
+    /// So many times better than the peer.
+    Times(f64),
+    /// At most so much.
+    AtMost(f64),
+}
+
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub bench: &'static str,
+    pub metric: &'static str,
+    pub value: f64,
+    pub unit: &'static str,
+    pub peer: Option<&'static str>,
+    pub peer_value: Option<f64>,
+    /// How many times better than the peer.
+    pub ratio: Option<f64>,
+    pub aim: String,
+    /// `None`: the aim is a ratio and the peer is absent.
+    pub met: Option<bool>,
+}
+
+impl Row {
+    /// For a metric of which less is better.
+    pub fn new(
+        bench: &'static str,
+        metric: &'static str,
+        (value, unit): (f64, &'static str),
+        peer: Option<(&'static str, f64)>,
+        aim: Aim,
+    ) -> Self {
+        let ratio = peer.map(|(_, peer_value)| peer_value / value);
+        let (aim, met) = match aim {
+            Aim::Times(times) => (format!("{times}x"), ratio.map(|ratio| ratio >= times)),
+            Aim::AtMost(most) => (format!("<= {most} {unit}"), Some(value <= most)),
+        };
+        Self {
+            bench,
+            metric,
+            value,
+            unit,
+            peer: peer.map(|(name, _)| name),
+            peer_value: peer.map(|(_, value)| value),
+            ratio,
+            aim,
+            met,
+        }
+    }
+}
+
+pub fn print(rows: &[Row], json: bool) {
+    if json {
+        for row in rows {
+            println!("{}", serde_json::to_string(row).expect("a row is plain data"));
+        }
+        return;
+    }
+    println!(
+        "{:<8} {:<34} {:>10} {:<3} {:>7} {:>10} {:>7}  {:<10} MET",
+        "BENCH", "METRIC", "VALUE", "", "PEER", "VALUE", "RATIO", "AIM"
+    );
+    for row in rows {
+        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+        println!(
+            "{:<8} {:<34} {:>10.2} {:<3} {:>7} {:>10} {:>7}  {:<10} {}",
+            row.bench,
+            row.metric,
+            row.value,
+            row.unit,
+            row.peer.unwrap_or("-"),
+            number(row.peer_value),
+            number(row.ratio),
+            row.aim,
+            match row.met {
+                Some(true) => "yes",
+                Some(false) => "NO",
+                None => "no peer",
+            }
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! `deploy/bench`: runs the benchmarks and prints what came out beside the aims.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use roster_tests::{
+    bench::{
+        report::{Aim, Row, print},
+        roster,
+        swarm::{self, Swarm},
+        wait_for_count, weight,
+    },
+    cluster::Cluster,
+};
+
+const BENCHES: [&str; 5] = ["apply", "scale", "restart", "health", "weight"];
+/// The peer gets one where it takes seconds.
+const ROUNDS: usize = 5;
+const ONE_ROUNDS: usize = 7;
+const RESTARTS: usize = 20;
+
+/// Roster's benchmarks, beside Docker Swarm where dockerd is installed
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// apply, scale, restart, health or weight [default: all]
+    #[arg(value_parser = BENCHES)]
+    names: Vec<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Leave the peers out
+    #[arg(long)]
+    no_peers: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match bench(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(arguments: &Arguments) -> Result<(), String> {
+    let peer = if arguments.no_peers {
+        None
+    } else if swarm::is_installed() {
+        Some(Swarm::start()?)
+    } else {
+        eprintln!("bench: dockerd is not installed, so there is nothing to compare with (deploy/bench --peers)");
+        None
+    };
+    let cluster = Cluster::start();
+    let mut rows = Vec::new();
+    for name in BENCHES {
+        if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == name) {
+            eprintln!("bench: {name}");
+            rows.extend(one(name, &cluster, peer.as_ref())?);
+        }
+    }
+    // First what was measured: taking everything down may fail.
+    print(&rows, arguments.json);
+    cluster.down();
+    Ok(())
+}
+
+fn one(name: &str, cluster: &Cluster, peer: Option<&Swarm>) -> Result<Vec<Row>, String> {
+    match name {
+        "apply" => apply(cluster, peer),
+        "scale" => scale(cluster, peer),
+        "restart" => restart(cluster, peer),
+        "health" => health(cluster, peer),
+        _ => weigh(cluster, peer),
+    }
+}
+
+fn beside(
+    peer: Option<&Swarm>,
+    measure: impl FnOnce(&Swarm) -> Result<f64, String>,
+) -> Result<Option<(&'static str, f64)>, String> {
+    peer.map(|swarm| Ok(("swarm", measure(swarm)?))).transpose()
+}
+
+fn apply(cluster: &Cluster, peer: Option<&Swarm>) -> Result<Vec<Row>, String> {
+    [
+        ("1 replica to running", 1, ONE_ROUNDS, ONE_ROUNDS),
+        ("100 replicas to running", 100, ROUNDS, 1),
+        ("200 replicas to running", 200, ROUNDS, 1),
+    ]
+    .into_iter()
+    .map(|(metric, replicas, rounds, peer_rounds)| {
+        let ours = roster::apply_to_running(cluster, "770001", replicas, rounds)?;
+        let theirs = beside(peer, |swarm| swarm.create_to_running("770002", replicas, peer_rounds))?;
+        Ok(Row::new("apply", metric, (ours, "s"), theirs, Aim::Times(10.0)))
+    })
+    .collect()
+}
+
+fn scale(cluster: &Cluster, peer: Option<&Swarm>) -> Result<Vec<Row>, String> {
+    let ours = roster::scale(cluster, "770003", 10, 100, ROUNDS)?;
+    let theirs = beside(peer, |swarm| swarm.scale("770004", 10, 100, 1))?;
+    Ok(vec![Row::new("scale", "10 to 100 replicas", (ours, "s"), theirs, Aim::Times(10.0))])
+}
+
+fn restart(cluster: &Cluster, peer: Option<&Swarm>) -> Result<Vec<Row>, String> {
+    let ours = roster::restart(cluster, "770005", RESTARTS)? * 1000.0;
+    let theirs = beside(peer, |swarm| Ok(swarm.restart("770006", 5)? * 1000.0))?;
+    let first = roster::first_restart(cluster, "770007")? * 1000.0;
+    Ok(vec![
+        Row::new("restart", "SIGKILL to replacement, delay 0", (ours, "ms"), theirs, Aim::AtMost(30.0)),
+        Row::new("restart", "the same with all defaults, once", (first, "ms"), None, Aim::AtMost(30.0)),
+    ])
+}
+
+fn health(cluster: &Cluster, peer: Option<&Swarm>) -> Result<Vec<Row>, String> {
+    let folder = tempfile::tempdir().map_err(|error| format!("a folder: {error}"))?;
+    let flag = folder.path().join("sick");
+    let ours = roster::health(cluster, "770008", &flag, 5)?;
+    let theirs = beside(peer, |swarm| swarm.health("770009", &flag, 3))?;
+    Ok(vec![Row::new("health", "sick to replacement, interval 1 s", (ours, "s"), theirs, Aim::AtMost(1.2))])
+}
+
+fn weigh(cluster: &Cluster, peer: Option<&Swarm>) -> Result<Vec<Row>, String> {
+    const REPLICAS: usize = 100;
+    let file = cluster.spec(
+        "name: bench\nservices:\n  s: {image: roster-hello, network_mode: none, command: [sleep, '770010'], \
+         stop_grace_period: 0s, deploy: {replicas: 100}}\n",
+    );
+    cluster.ok(&["apply", "--quiet", &file.to_string_lossy()]);
+    wait_for_count("770010", REPLICAS)?;
+    let daemons: Vec<u32> = cluster.controller_pid().into_iter().chain(cluster.agent_pid()).collect();
+    // What the apply stirred up must settle before idling is measured.
+    std::thread::sleep(Duration::from_secs(3));
+    let rss = weight::rss(&daemons);
+    let cpu = weight::cpu_percent(&daemons, Duration::from_secs(20));
+    let shim = weight::pss_each(&weight::named("roster-shim")).ok_or("no shim runs")?;
+    cluster.ok(&["rm", "bench"]);
+
+    let theirs = peer
+        .map(|swarm| {
+            swarm.with_running("770011", REPLICAS, |swarm| {
+                let daemons = swarm.daemons();
+                std::thread::sleep(Duration::from_secs(3));
+                (
+                    weight::rss(&daemons),
+                    weight::cpu_percent(&daemons, Duration::from_secs(20)),
+                    weight::pss_each(&weight::named("containerd-shim")).unwrap_or(f64::NAN),
+                )
+            })
+        })
+        .transpose()?;
+    let with = |pick: fn(&(f64, f64, f64)) -> f64, name| theirs.as_ref().map(|figures| (name, pick(figures)));
+    Ok(vec![
+        Row::new("weight", "daemons' RSS with 100 tasks", (rss, "MiB"), with(|f| f.0, "docker"), Aim::AtMost(60.0)),
+        Row::new("weight", "daemons' idle CPU with 100 tasks", (cpu, "%"), with(|f| f.1, "docker"), Aim::AtMost(0.5)),
+        Row::new("weight", "PSS of each shim", (shim, "MiB"), with(|f| f.2, "docker"), Aim::AtMost(1.0)),
+    ])
+}

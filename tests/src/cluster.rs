@@ -1,0 +1,333 @@
+//! One controller, one agent, and `rctl` to drive them.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{leftovers, netns::Netns, wait};
+
+/// The image that `deploy/hello/build` makes.
+pub const IMAGE: &str = "roster-hello";
+
+/// A tmpfs wherever Linux runs, also where a container or an image has none on /run.
+const SHARED_MEMORY: &str = "/dev/shm";
+const AGENT_RUN: &str = "agent-run";
+
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Debug)]
+pub struct Cluster {
+    /// Cgroup parent, nft table and the stem of link names.
+    pub name: String,
+    pub netns: Netns,
+    root: TempDir,
+    run: TempDir,
+    controller: Option<Child>,
+    agent: Option<Child>,
+}
+
+/// How a command ended and all that it printed.
+#[derive(Debug)]
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The folder of the binaries under test: the tests' own build profile.
+pub fn bin(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    let folder = exe.ancestors().find(|path| path.join("roster-controller").exists()).unwrap_or_else(|| {
+        panic!(
+            "roster-controller is not built beside {}: run tests/run, or cargo build --workspace --bins",
+            exe.display()
+        )
+    });
+    folder.join(name)
+}
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the repository")
+}
+
+impl Cluster {
+    /// Both daemons up, the agent registered, the example image loaded.
+    pub fn start() -> Self {
+        let mut cluster = Self::empty();
+        cluster.start_controller();
+        cluster.start_agent();
+        wait::until("the node to be Ready", || {
+            let nodes = cluster.rctl(&["node", "ls"]);
+            if nodes.stdout.contains("Ready") { Ok(()) } else { Err(nodes) }
+        });
+        let archive = cluster.path("hello.tar");
+        let built = Command::new(repository().join("deploy/hello/build")).arg(&archive).status().expect("a shell");
+        assert!(built.success(), "deploy/hello/build failed: {built}");
+        cluster.ok(&["image", "load", &archive.to_string_lossy()]);
+        cluster
+    }
+
+    /// Folders and a network namespace, nothing running.
+    pub fn empty() -> Self {
+        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        Self {
+            name: format!("rt{}x{number}", std::process::id()),
+            netns: Netns::new().expect("root may make network namespaces"),
+            root: TempDir::with_prefix("roster-test-").expect("a temporary folder"),
+            run: TempDir::with_prefix_in("roster-test-", SHARED_MEMORY).expect("a temporary folder in memory"),
+            controller: None,
+            agent: None,
+        }
+    }
+
+    /// Of what belongs to the cluster. The agent's run folder is in memory, as /run is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        if name == AGENT_RUN { &self.run } else { &self.root }.path().join(name)
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.path("controller.sock").display())
+    }
+
+    fn spawn(&self, program: &str, arguments: &[String]) -> Child {
+        let log = File::options().create(true).append(true).open(self.path(&format!("{program}.log"))).expect("a log");
+        self.netns
+            .command(bin(program))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {program}: {error}"))
+    }
+
+    pub fn start_controller(&mut self) {
+        let arguments = [
+            format!("--data-dir={}", self.path("controller").display()),
+            format!("--socket={}", self.path("controller.sock").display()),
+            "--metrics=127.0.0.1:9640".to_owned(),
+        ];
+        self.controller = Some(self.spawn("roster-controller", &arguments));
+        wait::until("the controller to answer", || {
+            let version = self.rctl(&["version"]);
+            if version.code == 0 { Ok(()) } else { Err((version, self.log("roster-controller"))) }
+        });
+    }
+
+    fn agent_arguments(&self) -> Vec<String> {
+        vec![
+            format!("--controller={}", self.endpoint()),
+            "--node=vm1".to_owned(),
+            format!("--data-dir={}", self.path("agent").display()),
+            format!("--run-dir={}", self.path(AGENT_RUN).display()),
+            format!("--cgroup-parent={}", self.name),
+            "--bridge=roster0".to_owned(),
+            format!("--nft-table={}", self.name),
+            "--subnet=10.209.0.0/16".to_owned(),
+            "--metrics=127.0.0.1:9641".to_owned(),
+        ]
+    }
+
+    pub fn start_agent(&mut self) {
+        self.agent = Some(self.spawn("roster-agent", &self.agent_arguments()));
+    }
+
+    /// SIGKILL: what a daemon may suffer at any instant.
+    pub fn kill_controller(&mut self) {
+        end(self.controller.take(), Signal::SIGKILL);
+    }
+
+    pub fn kill_agent(&mut self) {
+        end(self.agent.take(), Signal::SIGKILL);
+    }
+
+    pub fn stop_agent(&mut self) {
+        end(self.agent.take(), Signal::SIGTERM);
+    }
+
+    pub fn stop_controller(&mut self) {
+        end(self.controller.take(), Signal::SIGTERM);
+    }
+
+    pub fn controller_pid(&self) -> Option<u32> {
+        self.controller.as_ref().map(Child::id)
+    }
+
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Child::id)
+    }
+
+    pub fn log(&self, program: &str) -> String {
+        fs::read_to_string(self.path(&format!("{program}.log"))).unwrap_or_default()
+    }
+
+    /// A command line of `rctl` against this cluster.
+    pub fn rctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.netns.command(bin("rctl"));
+        command.args(arguments).env("ROSTER_ENDPOINT", self.endpoint()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+    }
+
+    pub fn rctl(&self, arguments: &[&str]) -> Output {
+        let output = self.rctl_command(arguments).output().expect("rctl can be started");
+        Output {
+            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The same, which must succeed.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.rctl(arguments);
+        assert_eq!(
+            output.code,
+            0,
+            "rctl {arguments:?} failed\n{}{}\nagent log:\n{}\ncontroller log:\n{}",
+            output.stdout,
+            output.stderr,
+            self.log("roster-agent"),
+            self.log("roster-controller")
+        );
+        output.stdout
+    }
+
+    /// Writes a spec file and applies it, waiting until it converged.
+    #[track_caller]
+    pub fn apply(&self, spec: &str) -> String {
+        let file = self.spec(spec);
+        self.ok(&["apply", "--timeout=60s", &file.to_string_lossy()])
+    }
+
+    pub fn spec(&self, spec: &str) -> PathBuf {
+        let file = self.path("spec.yaml");
+        fs::write(&file, spec).expect("the folder is ours");
+        file
+    }
+
+    /// `rctl ps -o json`, the current task of each slot.
+    pub fn tasks(&self) -> Vec<Value> {
+        self.json(&["ps", "-o", "json"])
+    }
+
+    pub fn all_tasks(&self) -> Vec<Value> {
+        self.json(&["ps", "-a", "-o", "json"])
+    }
+
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        serde_json::from_str(&self.ok(arguments)).expect("rctl prints JSON")
+    }
+
+    /// The current tasks, once all of them satisfy the predicate and there are `count`.
+    #[track_caller]
+    pub fn until_tasks(&self, what: &str, count: usize, predicate: impl Fn(&Value) -> bool) -> Vec<Value> {
+        wait::until(what, || {
+            let tasks = self.tasks();
+            if tasks.len() == count && tasks.iter().all(&predicate) { Ok(tasks) } else { Err(tasks) }
+        })
+    }
+
+    #[track_caller]
+    pub fn until_running(&self, count: usize) -> Vec<Value> {
+        self.until_tasks(&format!("{count} running tasks"), count, is_running)
+    }
+
+    /// Waits until containers that are gone have left nothing, while the agent still runs.
+    #[track_caller]
+    pub fn until_no_traces(&self) {
+        wait::until("no trace of a container", || {
+            let found = leftovers::of_containers(&self.name, &self.path("agent"), &self.path(AGENT_RUN), &self.netns);
+            if found.is_empty() { Ok(()) } else { Err(found) }
+        });
+    }
+
+    /// Everything goes, as `deploy/quickstart down` does it; panics on what is left.
+    #[track_caller]
+    pub fn down(mut self) {
+        self.remove_everything().expect("clean works");
+        let mut left = leftovers::of(&self.name, self.root.path(), &self.netns);
+        left.extend(leftovers::mounts(self.run.path()));
+        assert!(left.is_empty(), "left over: {left:#?}\nagent log:\n{}", self.log("roster-agent"));
+        for folder in ["agent", AGENT_RUN] {
+            assert!(!self.path(folder).exists(), "{folder} is left over");
+        }
+    }
+
+    fn remove_everything(&mut self) -> io::Result<()> {
+        end(self.agent.take(), Signal::SIGTERM);
+        end(self.controller.take(), Signal::SIGTERM);
+        let output =
+            self.netns.command(bin("roster-agent")).args(self.agent_arguments()).args(["clean", "--purge"]).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "roster-agent clean: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let something = self.path("agent").exists() || self.path(AGENT_RUN).exists();
+        if something && let Err(error) = self.remove_everything() {
+            eprintln!("{error}");
+        }
+        if std::thread::panicking() {
+            for program in ["roster-controller", "roster-agent"] {
+                eprintln!("--- {program}\n{}", self.log(program));
+            }
+        }
+    }
+}
+
+fn end(child: Option<Child>, signal: Signal) {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let Some(mut child) = child else { return };
+    // An already ended child is still ours until it is waited for, so its pid cannot be another's.
+    let sent = kill(Pid::from_raw(child.id().cast_signed()), signal);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while sent.is_ok() && matches!(child.try_wait(), Ok(None)) {
+        if std::time::Instant::now() > deadline {
+            eprintln!("a daemon did not end on {signal}; killing it");
+            if let Err(error) = child.kill() {
+                eprintln!("cannot kill it: {error}");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if let Err(error) = child.wait() {
+        eprintln!("cannot wait for a daemon: {error}");
+    }
+}
+
+/// Runs, is well, and is wanted so: a task that is about to be stopped does not count.
+pub fn is_running(task: &Value) -> bool {
+    task["state"] == "Running" && task["desired"] == "run" && matches!(task["health"].as_str(), None | Some("healthy"))
+}
+
+pub fn pid(task: &Value) -> u32 {
+    task["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_else(|| panic!("no pid: {task:#}"))
+}
+
+/// Sends a signal to a process of a container.
+pub fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap_or_else(|error| panic!("kill {pid}: {error}"));
+}
