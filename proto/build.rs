@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["roster/v1/types.proto", "roster/v1/control.proto", "roster/v1/dispatch.proto"];
+    let files =
+        ["roster/v1/types.proto", "roster/v1/control.proto", "roster/v1/dispatch.proto", "roster/v1/cluster.proto"];
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // Reflection serves this file.

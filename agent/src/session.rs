@@ -184,6 +184,7 @@ impl<S: Services> Sessions<S> {
                         next.apply(AssignmentDiff::try_from(diff)?)?;
                         self.accept(&mut set, next);
                     }
+                    controller_message::Message::HeartbeatAck(_) | controller_message::Message::Controllers(_) => {}
                     controller_message::Message::Welcome(_) => {
                         return Err(SessionError::Unexpected("a second Welcome"));
                     }
@@ -197,7 +198,7 @@ impl<S: Services> Sessions<S> {
                 _ = heartbeat.tick() => {
                     // A full outbox makes itself heard.
                     _ = outbox.try_send(wire::AgentMessage {
-                        message: Some(agent_message::Message::Heartbeat(wire::Heartbeat {})),
+                        message: Some(agent_message::Message::Heartbeat(wire::Heartbeat { number: 0 })),
                     });
                 }
                 () = requests.reap() => {}

@@ -19,6 +19,12 @@ pub struct Node {
     pub since: Timestamp,
     /// Grows whenever the set of tasks this node should run changes.
     pub generation: Version,
+    /// Given by people; they win over the agent's own.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Down for so long that every lease it had is over: not even a singleton can still run there.
+    #[serde(default)]
+    pub fenced: bool,
 }
 
 /// What an agent says of its host when it registers.

@@ -61,6 +61,9 @@ pub struct TaskSpec {
     pub stop_grace_period: Duration,
     pub healthcheck: Option<Healthcheck>,
     pub resources: Resources,
+    /// `x-singleton`: never two at once. It ends when its node's lease does.
+    #[serde(default)]
+    pub singleton: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,6 +238,7 @@ impl TaskSpec {
             stop_grace_period: STOP_GRACE_PERIOD,
             healthcheck: None,
             resources: Resources::default(),
+            singleton: false,
         }
     }
 }

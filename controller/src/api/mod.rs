@@ -149,6 +149,18 @@ impl Control for Api {
         Ok(Response::new(wire::ListNodesResponse { nodes, version: state.version.0 }))
     }
 
+    async fn set_availability(&self, _request: Request<wire::SetAvailabilityRequest>) -> Reply<wire::ChangeResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn set_node_labels(&self, _request: Request<wire::SetNodeLabelsRequest>) -> Reply<wire::ChangeResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn remove_node(&self, _request: Request<wire::RemoveNodeRequest>) -> Reply<wire::ChangeResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {
         let selection = selected(&self.cluster.read(), request.into_inner().filter)?;
         Ok(self.stream(|replies| watch::follow(self.cluster.clone(), selection, replies)))

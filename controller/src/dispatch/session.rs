@@ -114,7 +114,7 @@ async fn receive(
             dispatcher.liveness.recheck();
         }
         match message.message {
-            Some(wire::agent_message::Message::Heartbeat(_)) => {}
+            Some(wire::agent_message::Message::Heartbeat(_) | wire::agent_message::Message::Settled(_)) => {}
             Some(wire::agent_message::Message::Statuses(batch)) => {
                 let reports: Result<Vec<TaskReport>, ConvertError> =
                     batch.reports.into_iter().map(TaskReport::try_from).collect();

@@ -115,7 +115,7 @@ async fn the_state_outlives_the_controller() {
 async fn events_are_kept_filtered_and_followed() {
     let controller = Controller::start().await;
     let mut agent = Agent::join(&controller, "vm1").await;
-    let request = wire::EventsRequest { follow: true, filter: None };
+    let request = wire::EventsRequest { follow: true, filter: None, after: None };
     let mut events = controller.control().events(request).await.expect("events").into_inner();
     let joined = within("the first event", events.message()).await.expect("an event").expect("an event");
     assert!(joined.message.contains("vm1"), "{joined:?}");
@@ -132,7 +132,7 @@ async fn events_are_kept_filtered_and_followed() {
         }
     }
     let filter = wire::Filter { stack: Some("hello".to_owned()), ..Default::default() };
-    let request = wire::EventsRequest { follow: false, filter: Some(filter) };
+    let request = wire::EventsRequest { follow: false, filter: Some(filter), after: None };
     let mut events = controller.control().events(request).await.expect("events").into_inner();
     while let Some(event) = within("an event", events.message()).await.expect("an event") {
         let subject = event.subject.and_then(|subject| subject.kind);

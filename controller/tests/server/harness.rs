@@ -81,7 +81,8 @@ impl Controller {
         what: &str,
         mut wanted: impl FnMut(&wire::WatchResponse) -> bool,
     ) -> wire::WatchResponse {
-        let mut stream = self.control().watch(wire::WatchRequest { filter: None }).await.expect("watch").into_inner();
+        let mut stream =
+            self.control().watch(wire::WatchRequest { filter: None, after: 0 }).await.expect("watch").into_inner();
         let mut last = None;
         let found = tokio::time::timeout(DEADLINE, async {
             while let Some(seen) = stream.message().await.expect("the stream goes on") {

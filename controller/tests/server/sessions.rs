@@ -41,7 +41,7 @@ async fn a_newer_session_replaces_the_older() {
 #[tokio::test]
 async fn a_session_begins_with_hello_and_only_once() {
     let controller = Controller::start().await;
-    let status = first_error(&controller, vec![Message::Heartbeat(wire::Heartbeat {})]).await;
+    let status = first_error(&controller, vec![Message::Heartbeat(wire::Heartbeat { number: 1 })]).await;
     assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "the first message must be Hello"));
 
     let twice = vec![Message::Hello(hello("vm1")), Message::Hello(hello("vm2"))];

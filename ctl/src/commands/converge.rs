@@ -138,7 +138,7 @@ async fn watch(
     seen: &mut Seen,
     mut progress: Option<&mut Progress>,
 ) -> Result<Verdict, Error> {
-    let request = wire::WatchRequest { filter: Some(goal.filter()) };
+    let request = wire::WatchRequest { filter: Some(goal.filter()), after: 0 };
     let mut stream = match client.watch(request).await {
         Ok(stream) => stream.into_inner(),
         // What was to go has gone before it could be watched.

@@ -13,11 +13,14 @@ use crate::{
 pub(super) async fn run(args: Events, client: &mut Client) -> Result<Ending, Error> {
     let format = args.output.output;
     let readings = args.target.as_deref().map_or_else(|| vec![wire::Filter::default()], target::readings);
-    let (_, answer) = target::first_that_exists(readings, |filter| {
-        let mut client = client.clone();
-        async move { client.events(wire::EventsRequest { follow: args.follow, filter: Some(filter) }).await }
-    })
-    .await?;
+    let (_, answer) =
+        target::first_that_exists(readings, |filter| {
+            let mut client = client.clone();
+            async move {
+                client.events(wire::EventsRequest { follow: args.follow, filter: Some(filter), after: None }).await
+            }
+        })
+        .await?;
     let mut stream = answer.into_inner();
     loop {
         tokio::select! {

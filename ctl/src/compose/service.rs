@@ -63,6 +63,7 @@ pub(super) fn read(context: &mut Context<'_>, entry: &Entry) -> Option<Service> 
             .unwrap_or(STOP_GRACE_PERIOD),
         healthcheck: fields.get("healthcheck").and_then(|node| health::read(context, node)),
         resources: deploy.resources,
+        singleton: false,
     };
     let spec = ServiceSpec {
         mode,

@@ -22,6 +22,8 @@ impl From<Node> for wire::Node {
             availability: wire::node::Availability::from(node.availability).into(),
             since: node.since.into(),
             generation: node.generation.into(),
+            labels: node.labels,
+            fenced: node.fenced,
         }
     }
 }
@@ -36,6 +38,8 @@ impl TryFrom<wire::Node> for Node {
             availability: enumeration::<wire::node::Availability, _>("availability", node.availability)?,
             since: Timestamp(node.since),
             generation: Version(node.generation),
+            labels: node.labels,
+            fenced: node.fenced,
         })
     }
 }

@@ -102,6 +102,7 @@ impl From<TaskSpec> for wire::TaskSpec {
             stop_grace_period: micros(spec.stop_grace_period),
             healthcheck: spec.healthcheck.map(Into::into),
             resources: Some(spec.resources.into()),
+            singleton: spec.singleton,
         }
     }
 }
@@ -127,6 +128,7 @@ impl TryFrom<wire::TaskSpec> for TaskSpec {
             stop_grace_period: Duration::from_micros(spec.stop_grace_period),
             healthcheck: optional("healthcheck", spec.healthcheck)?,
             resources: spec.resources.unwrap_or_default().into(),
+            singleton: spec.singleton,
         })
     }
 }

@@ -75,6 +75,7 @@ fn full_spec() -> ServiceSpec {
                 limits: Limits { nano_cpus: Some(5), memory: Some(6), pids: Some(7) },
                 reservations: Reservations { nano_cpus: Some(1), memory: Some(2) },
             },
+            singleton: true,
             ..TaskSpec::of_image("hello:1")
         },
     }

@@ -1,5 +1,7 @@
 //! What agents say: that they are there, and how their tasks are.
 
+use std::collections::BTreeMap;
+
 use std::sync::Arc;
 
 use roster_proto::{
@@ -40,6 +42,8 @@ impl Edit<'_> {
             availability: Availability::Active,
             since: self.at,
             generation: self.version,
+            labels: BTreeMap::new(),
+            fenced: false,
         });
         self.tell_node(id, || format!("node {id} has joined"));
         Ok(())

@@ -1,0 +1,1 @@
+//! Who is who in a cluster: certificates, join tokens, and TLS made of them.
