@@ -145,6 +145,8 @@ fn services_nodes_images_events() {
         availability: Availability::Active,
         since: before(7200),
         generation: Version(3),
+        labels: BTreeMap::new(),
+        fenced: false,
     };
     insta::assert_snapshot!("nodes_wide", plain(&list::nodes(std::slice::from_ref(&node), true, NOW).render()));
     insta::assert_snapshot!("inspect_node", plain(&inspect::node(&node, &trouble()[..1], NOW)));
