@@ -145,7 +145,7 @@ fn services_nodes_images_events() {
         availability: Availability::Active,
         since: before(7200),
         generation: Version(3),
-        labels: BTreeMap::new(),
+        labels: [].into(),
         fenced: false,
     };
     insta::assert_snapshot!("nodes_wide", plain(&list::nodes(std::slice::from_ref(&node), true, NOW).render()));
