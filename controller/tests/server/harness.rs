@@ -207,6 +207,7 @@ impl Agent {
             Message::StatusAck(ack) => self.acknowledged = ack.number,
             Message::Request(request) => self.requests.push(request),
             Message::Cancel(id) => self.cancelled.push(id),
+            Message::HeartbeatAck(_) | Message::Controllers(_) => {}
             Message::Welcome(_) | Message::Set(_) => panic!("only at the beginning"),
         }
         Ok(())
