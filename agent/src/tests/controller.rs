@@ -194,6 +194,7 @@ impl Dispatch for Service {
                 heard.send_modify(|heard| match message.message.unwrap() {
                     agent_message::Message::Hello(hello) => heard.generations.push(hello.generation),
                     agent_message::Message::Heartbeat(_) => heard.heartbeats += 1,
+                    agent_message::Message::Settled(_) => {}
                     agent_message::Message::Statuses(batch) => {
                         let reports = batch.reports.into_iter().map(|report| TaskReport::try_from(report).unwrap());
                         heard.reports.extend(reports);

@@ -204,6 +204,8 @@ mod tests {
             availability: Availability::Active,
             since: Timestamp(0),
             generation: Version(0),
+            labels: [].into(),
+            fenced: false,
         }
     }
 
