@@ -86,10 +86,26 @@ pub enum RunError {
     Metrics(#[source] std::io::Error),
 }
 
+/// What follows one life of the controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Stop,
+    /// What it is changed: it begins anew with what its data directory holds now.
+    Again,
+}
+
 /// The whole controller, until `shutdown` or until it cannot go on. The data directory and the socket are free on
 /// return.
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), RunError> {
     private_directory(&config.data_dir).map_err(RunError::DataDir)?;
+    while live(&config, &listeners, &shutdown).await? == Next::Again {
+        tracing::info!("the controller begins anew");
+    }
+    Ok(())
+}
+
+/// From opening what the data directory holds to closing it.
+async fn live(config: &Config, listeners: &Listeners, shutdown: &CancellationToken) -> Result<Next, RunError> {
     // The store outlives the servers, so that what they still have under way is answered.
     let store_shutdown = CancellationToken::new();
     let (store, store_task) =
@@ -97,19 +113,21 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let metrics = Arc::new(Metrics::default());
     let cluster = Cluster::new(store, metrics.clone());
     let stopping = shutdown.child_token();
+    let again = CancellationToken::new();
     let store_task = store_task.ended();
     tokio::pin!(store_task);
 
-    let mut servers = serve(&config, listeners, &cluster, &metrics, &stopping).await?;
+    let mut servers = serve(config, listeners.clone(), &cluster, &metrics, &stopping).await?;
     tracing::info!(socket = %config.socket.display(), data = %config.data_dir.display(), "the controller serves");
     let served = tokio::select! {
         ended = &mut store_task => {
             stopping.cancel();
             close(&mut servers).await;
-            return ended.map_err(RunError::Store);
+            return ended.map(|()| Next::Stop).map_err(RunError::Store);
         }
-        served = first_error(&mut servers) => served,
-        () = shutdown.cancelled() => Ok(()),
+        served = first_error(&mut servers) => served.map(|()| Next::Stop),
+        () = shutdown.cancelled() => Ok(Next::Stop),
+        () = again.cancelled() => Ok(Next::Again),
     };
     stopping.cancel();
     close(&mut servers).await;

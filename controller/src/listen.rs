@@ -9,6 +9,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use crate::config::{Config, Loopback, MetricsListen};
 
 /// Before the next accept when one failed: running out of file descriptors must not become a busy loop.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -34,18 +35,18 @@ pub enum ListenError {
     Tcp { flag: &'static str, addr: SocketAddr, source: io::Error },
 }
 
-/// Everything the controller listens on, bound and ready.
-#[derive(Debug)]
+/// Everything the controller listens on, bound and ready. Clones share it: it outlives each life of the controller.
+#[derive(Clone, Debug)]
 pub struct Listeners {
-    pub(crate) unix: UnixSocket,
-    pub(crate) tcp: Option<TcpListener>,
-    pub(crate) metrics: Option<TcpListener>,
+    pub(crate) unix: Arc<UnixSocket>,
+    pub(crate) tcp: Option<Arc<TcpListener>>,
+    pub(crate) metrics: Option<Arc<TcpListener>>,
 }
 
 impl Listeners {
     /// Needs a tokio runtime. Ports given as 0 are chosen by the kernel; the accessors tell which.
     pub async fn bind(config: &Config) -> Result<Self, ListenError> {
-        let unix = UnixSocket::bind(&config.socket)?;
+        let unix = Arc::new(UnixSocket::bind(&config.socket)?);
         let tcp = match config.listen {
             Some(addr) => Some(bind_tcp("--listen", addr).await?),
             None => None,
@@ -66,9 +67,9 @@ impl Listeners {
     }
 }
 
-async fn bind_tcp(flag: &'static str, addr: Loopback) -> Result<TcpListener, ListenError> {
+async fn bind_tcp(flag: &'static str, addr: Loopback) -> Result<Arc<TcpListener>, ListenError> {
     let addr = addr.addr();
-    TcpListener::bind(addr).await.map_err(|source| ListenError::Tcp { flag, addr, source })
+    TcpListener::bind(addr).await.map(Arc::new).map_err(|source| ListenError::Tcp { flag, addr, source })
 }
 
 /// A bound socket file; removed on drop, unless another controller has replaced it by then.

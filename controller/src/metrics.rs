@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::IntoFuture,
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -22,10 +23,10 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::Cluster, dispatch::Sessions};
+use crate::{cluster::Cluster, dispatch::Sessions, listen::ACCEPT_PAUSE};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -137,9 +138,33 @@ struct Scrape {
     sessions: Arc<Sessions>,
 }
 
+/// A listener that goes on after the server.
+struct Shared(Arc<TcpListener>);
+
+impl axum::serve::Listener for Shared {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match self.0.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection to the metrics");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
 /// `GET /metrics`, until `shutdown`.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     metrics: Arc<Metrics>,
     cluster: Cluster,
     sessions: Arc<Sessions>,
@@ -147,7 +172,7 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     let app = Router::new().route("/metrics", get(scrape)).with_state(Scrape { metrics, cluster, sessions });
     tokio::select! {
-        served = axum::serve(listener, app).into_future() => served,
+        served = axum::serve(Shared(listener), app).into_future() => served,
         () = shutdown.cancelled() => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! The gRPC server: the same services behind both doors, with bounds on what a connection may ask.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use roster_proto::wire::{self, control_server::ControlServer, dispatch_server::DispatchServer};
 use tokio_util::sync::CancellationToken;
@@ -61,14 +61,14 @@ impl Services {
         Ok(Self { routes: routes.routes() })
     }
 
-    pub(crate) async fn on_unix(self, socket: UnixSocket, shutdown: CancellationToken) -> Result<(), ServeError> {
+    pub(crate) async fn on_unix(self, socket: Arc<UnixSocket>, shutdown: CancellationToken) -> Result<(), ServeError> {
         let connections = Box::pin(socket.connections());
         Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
     }
 
     pub(crate) async fn on_tcp(
         self,
-        listener: tokio::net::TcpListener,
+        listener: Arc<tokio::net::TcpListener>,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
         let connections = Box::pin(listen::tcp_connections(&listener));
