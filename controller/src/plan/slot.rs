@@ -54,10 +54,7 @@ fn stop_surplus(draft: &mut Draft, service: &Service, slot: &Slot) {
         _ => StopReason::ScaledDown,
     };
     for task in live(draft, service, slot) {
-        if task.desired == Desired::Run {
-            draft.push(Change::StopTask { task: task.id.clone(), reason: reason.clone() });
-        }
-        orphan_if_lost(draft, &task.id);
+        stop(draft, &task, reason.clone());
     }
 }
 
@@ -106,8 +103,7 @@ fn hand_over_failed(draft: &Draft, service: &Service, task: &Task) -> bool {
 /// A start-first rollout: the older task goes when the newest has proved itself.
 fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], newest: &Arc<Task>) -> bool {
     if newest.spec_version != service.spec_version {
-        draft.push(Change::StopTask { task: newest.id.clone(), reason: StopReason::Updated });
-        return newest.node.is_none();
+        return stop(draft, newest, StopReason::Updated);
     }
     if newest.node.is_none() {
         return wait(draft, service, newest);
@@ -119,8 +115,7 @@ fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], ne
     match rollout::proven(draft, service, newest) {
         Ok(()) => {
             for task in older {
-                draft.push(Change::StopTask { task: task.id.clone(), reason: StopReason::Updated });
-                orphan_if_lost(draft, &task.id);
+                stop(draft, task, StopReason::Updated);
             }
         }
         Err(Some(moment)) => draft.wake_at(moment),
@@ -132,8 +127,7 @@ fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], ne
 /// A task that has no node yet.
 fn wait(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
     if task.spec_version != service.spec_version {
-        draft.push(Change::StopTask { task: task.id.clone(), reason: StopReason::Updated });
-        return true;
+        return stop(draft, task, StopReason::Updated);
     }
     match task.not_before.filter(|moment| *moment > draft.now) {
         Some(moment) => draft.wake_at(moment),
@@ -182,6 +176,14 @@ fn move_away(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>, node: 
     if task.status.cause.as_ref() != Some(&cause) {
         draft.push(Change::Explain { task: task.id.clone(), cause });
     }
+}
+
+/// Tells the task to stop; true when it has ended by that: it was bound to no node, or to one that is lost.
+fn stop(draft: &mut Draft, task: &Task, reason: StopReason) -> bool {
+    if task.desired == Desired::Run {
+        draft.push(Change::StopTask { task: task.id.clone(), reason });
+    }
+    task.node.is_none() || orphan_if_lost(draft, &task.id)
 }
 
 /// A task that is to stop on a node that no longer answers will not be heard of: when the node comes back, the task

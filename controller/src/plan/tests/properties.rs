@@ -223,8 +223,14 @@ fn replay(mut state: ClusterState, log: &[(Version, Entry)]) -> Vec<u8> {
     state.encode()
 }
 
+/// `PROPTEST_CASES` asks for more.
+fn config(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases, ..config } }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(config(96))]
 
     #[test]
     fn holds_whatever_happens(acts in vec(act(), 1..60), snapshot_at in 0..60_usize) {

@@ -48,6 +48,7 @@ scenarios! {
     rollout_start_first
     rollout_start_first_changes_its_mind
     rollout_start_first_fails
+    rollout_start_first_loses_its_node
     rollout_stop_first
     spread
 }
