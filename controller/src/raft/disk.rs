@@ -13,15 +13,13 @@ pub(super) trait Disk: Send + 'static {
     /// Every key, in order.
     fn keys(&self) -> Result<Vec<Vec<u8>>, DiskError>;
 
-    /// Writes the batch: all of it or nothing, and on the disk for good once this returns.
+    /// Writes the batch: all of it or nothing, and on the disk for good once this returns. `witness` attests it; that
+    /// may reach the disk later, but never before the batch.
     /// After an error nothing more may be written: what became of the batch is unknown.
-    fn write(&mut self, batch: Batch) -> Result<(), DiskError>;
+    fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError>;
 
     /// As it was when the disk was opened.
     fn witness(&self) -> &Witness;
-
-    /// Replaces the witness; on the disk for good once this returns.
-    fn attest(&mut self, witness: &Witness) -> Result<(), DiskError>;
 }
 
 /// Records to remove and then to put (sealed), in one piece.

@@ -185,8 +185,7 @@ impl<D: Disk> Log<D> {
         self.head.sequence += 1;
         (self.head.last_index, self.head.last_term, self.head.chain) = self.end();
         batch.put(Key::Head, &self.head.to_bytes());
-        self.disk.write(batch)?;
-        self.disk.attest(&Witness::of(&self.head))
+        self.disk.write(batch, Witness::of(&self.head))
     }
 
     /// Drops entries another leader has overruled.

@@ -112,6 +112,13 @@ impl SledDisk {
         }
         self.db_file.sync_data().map_err(failed_to("flush", &self.db_path))
     }
+
+    fn attest(&self, witness: &Witness) -> Result<(), DiskError> {
+        self.witness_file
+            .write_all_at(&witness.to_bytes(), witness.offset())
+            .and_then(|()| self.witness_file.sync_data())
+            .map_err(failed_to("write", &self.witness_path))
+    }
 }
 
 impl Disk for SledDisk {
@@ -125,24 +132,14 @@ impl Disk for SledDisk {
         keys.collect::<Result<_, _>>().map_err(failed_to("read", &self.db_path))
     }
 
-    fn write(&mut self, batch: Batch) -> Result<(), DiskError> {
-        let written = self.write_and_flush(batch);
+    fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
+        let written = self.write_and_flush(batch).and_then(|()| self.attest(&witness));
         self.failed |= written.is_err();
         written
     }
 
     fn witness(&self) -> &Witness {
         &self.witness
-    }
-
-    fn attest(&mut self, witness: &Witness) -> Result<(), DiskError> {
-        let written = self
-            .witness_file
-            .write_all_at(&witness.to_bytes(), witness.offset())
-            .and_then(|()| self.witness_file.sync_data())
-            .map_err(failed_to("write", &self.witness_path));
-        self.failed |= written.is_err();
-        written
     }
 }
 

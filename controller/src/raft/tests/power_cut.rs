@@ -108,20 +108,14 @@ impl Disk for Filmed {
         self.disk.keys()
     }
 
-    fn write(&mut self, batch: Batch) -> Result<(), DiskError> {
-        self.disk.write(batch)?;
+    fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
+        self.disk.write(batch, witness)?;
         self.shoot();
         Ok(())
     }
 
     fn witness(&self) -> &Witness {
         self.disk.witness()
-    }
-
-    fn attest(&mut self, witness: &Witness) -> Result<(), DiskError> {
-        self.disk.attest(witness)?;
-        self.shoot();
-        Ok(())
     }
 }
 

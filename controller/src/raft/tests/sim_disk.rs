@@ -90,7 +90,7 @@ impl Disk for SimDisk {
         Ok(self.medium.content().records.keys().cloned().collect())
     }
 
-    fn write(&mut self, batch: Batch) -> Result<(), DiskError> {
+    fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
         self.operate(|content| {
             for key in batch.removals {
                 content.records.remove(&key);
@@ -98,14 +98,11 @@ impl Disk for SimDisk {
             content.records.extend(batch.puts);
             let records = content.records.clone();
             content.history.push(records);
-        })
+        })?;
+        self.operate(|content| content.witness = witness)
     }
 
     fn witness(&self) -> &Witness {
         &self.witness
-    }
-
-    fn attest(&mut self, witness: &Witness) -> Result<(), DiskError> {
-        self.operate(|content| content.witness = witness.clone())
     }
 }
