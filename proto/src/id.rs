@@ -183,3 +183,35 @@ impl fmt::Display for Version {
         self.0.fmt(f)
     }
 }
+
+/// A controller as raft knows it: random, never 0, and never used again once its holder has left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PeerId(pub u64);
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:016x}", self.0))
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl std::str::FromStr for PeerId {
+    type Err = InvalidId;
+    fn from_str(value: &str) -> Result<Self, InvalidId> {
+        let digits = value.len() == 16 && value.bytes().all(|digit| digit.is_ascii_hexdigit());
+        match u64::from_str_radix(value, 16) {
+            Ok(id) if digits && id != 0 => Ok(Self(id)),
+            _ => Err(InvalidId {
+                what: "controller id",
+                value: value.to_owned(),
+                rule: "it is 16 hexadecimal digits, not all of them 0",
+            }),
+        }
+    }
+}
