@@ -13,6 +13,7 @@ mod requests;
 use std::{sync::Arc, time::Duration};
 
 use roster_proto::{
+    AGENT_PROTOCOLS,
     assignment::{AssignmentDiff, AssignmentSet, DiffMismatch},
     convert::ConvertError,
     id::NodeId,
@@ -227,8 +228,12 @@ impl<S: Services> Sessions<S> {
 
     fn hello(&self) -> wire::AgentMessage {
         let generation = self.wanted.borrow().set.as_ref().map_or(0, |set| set.generation.0);
-        let hello =
-            wire::Hello { node: self.node.to_string(), description: Some(self.description.clone().into()), generation };
+        let hello = wire::Hello {
+            node: self.node.to_string(),
+            description: Some(self.description.clone().into()),
+            generation,
+            protocol: *AGENT_PROTOCOLS.end(),
+        };
         wire::AgentMessage { message: Some(agent_message::Message::Hello(hello)) }
     }
 }

@@ -76,6 +76,8 @@ pub enum Cause {
     NodeLost {
         node: NodeId,
     },
+    /// A singleton's node lost touch with the leader, so that another may run in its place.
+    LeaseLost,
     /// The slot's restart policy is used up.
     GaveUp {
         attempts: u32,
@@ -161,6 +163,7 @@ impl fmt::Display for Cause {
             Cause::StartFailed { step, error } => write!(f, "cannot start: {step}: {error}"),
             Cause::ShimLost => write!(f, "its shim was killed, and the container with it"),
             Cause::NodeLost { node } => write!(f, "node {node} was lost"),
+            Cause::LeaseLost => write!(f, "its node lost touch with the leader, and a singleton must not run on then"),
             Cause::GaveUp { attempts, last } => {
                 write!(f, "gave up after {attempts} restarts: {last}")
             }

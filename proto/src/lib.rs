@@ -14,6 +14,12 @@ pub mod spec;
 pub mod task;
 pub mod time;
 
+/// The versions of the agents' protocol that a controller serves: its own and those before it that it still knows.
+///
+/// An agent says its own, which is the last of these. One that is newer than its controller is refused: controllers are
+/// upgraded first. Raise it when a message an older agent sends, or ignores, would break a promise.
+pub const AGENT_PROTOCOLS: std::ops::RangeInclusive<u32> = 1..=1;
+
 /// Generated from `proto/`.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all)]
 pub mod wire {

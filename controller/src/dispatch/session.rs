@@ -5,6 +5,7 @@
 //! the agent then opens a new one.
 
 use roster_proto::{
+    AGENT_PROTOCOLS,
     assignment::AssignmentSet,
     convert::ConvertError,
     id::NodeId,
@@ -76,7 +77,10 @@ impl SessionTask {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
         let node: NodeId = hello.node.parse().map_err(|error| Status::invalid_argument(format!("Hello: {error}")))?;
-        let description = hello.description.unwrap_or_default().try_into().map_err(malformed)?;
+        let description: NodeDescription = hello.description.unwrap_or_default().try_into().map_err(malformed)?;
+        if !AGENT_PROTOCOLS.contains(&hello.protocol) {
+            return Err(misfit(&node, &description, hello.protocol));
+        }
         tracing::debug!(%node, generation = hello.generation, "hello");
         Ok((node, description))
     }
@@ -95,6 +99,18 @@ impl SessionTask {
             }
         }
     }
+}
+
+/// Says which of the two is to be upgraded.
+fn misfit(node: &NodeId, description: &NodeDescription, protocol: u32) -> Status {
+    let (oldest, newest) = AGENT_PROTOCOLS.into_inner();
+    let what = if protocol > newest { "upgrade the controllers before the agents" } else { "upgrade the agent" };
+    Status::failed_precondition(format!(
+        "the agent of node {node} (release {:?}) speaks version {protocol} of the protocol, this controller (release {}) \
+         versions {oldest} to {newest}: {what}",
+        description.agent_version,
+        env!("CARGO_PKG_VERSION"),
+    ))
 }
 
 /// Reads until the agent closes its side or stays silent for too long.

@@ -312,7 +312,8 @@ pub(crate) fn hello(node: &str) -> wire::Hello {
         capacity: roster_proto::node::Capacity { nano_cpus: 4_000_000_000, memory: 8 << 30 },
         ..Default::default()
     };
-    wire::Hello { node: node.to_owned(), description: Some(description.into()), generation: 0 }
+    let protocol = *roster_proto::AGENT_PROTOCOLS.end();
+    wire::Hello { node: node.to_owned(), description: Some(description.into()), generation: 0, protocol }
 }
 
 async fn send(messages: &mpsc::Sender<wire::AgentMessage>, message: wire::agent_message::Message) {

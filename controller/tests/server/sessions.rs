@@ -56,6 +56,19 @@ async fn a_session_begins_with_hello_and_only_once() {
 }
 
 #[tokio::test]
+async fn an_agent_of_another_age_is_refused_with_words() {
+    let controller = Controller::start().await;
+    let newest = *roster_proto::AGENT_PROTOCOLS.end();
+    for (protocol, advice) in [(0, "upgrade the agent"), (newest + 1, "upgrade the controllers before the agents")] {
+        let hello = wire::Hello { protocol, ..hello("vm1") };
+        let status = first_error(&controller, vec![Message::Hello(hello)]).await;
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().ends_with(advice), "{status}");
+    }
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn statuses_of_another_nodes_tasks_change_nothing() {
     let controller = Controller::start().await;
     let mut honest = Agent::join(&controller, "vm1").await;

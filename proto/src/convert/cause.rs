@@ -38,6 +38,7 @@ impl From<Cause> for wire::Cause {
             Cause::StartFailed { step, error } => Kind::StartFailed(w::StartFailed { step, error }),
             Cause::ShimLost => Kind::ShimLost(w::ShimLost {}),
             Cause::NodeLost { node } => Kind::NodeLost(node.into()),
+            Cause::LeaseLost => Kind::LeaseLost(w::LeaseLost {}),
             Cause::GaveUp { attempts, last } => {
                 Kind::GaveUp(Box::new(w::GaveUp { attempts, last: Some(Box::new((*last).into())) }))
             }
@@ -82,6 +83,7 @@ fn from_wire(cause: wire::Cause, depth: usize) -> Result<Cause, ConvertError> {
         Kind::Impossible(w) => Cause::Impossible { what: w.what, reason: w.reason },
         Kind::StartFailed(w) => Cause::StartFailed { step: w.step, error: w.error },
         Kind::ShimLost(_) => Cause::ShimLost,
+        Kind::LeaseLost(_) => Cause::LeaseLost,
         Kind::NodeLost(node) => Cause::NodeLost { node: name("node_lost", &node)? },
         Kind::GaveUp(w) => Cause::GaveUp { attempts: w.attempts, last: last(w.last, depth)? },
     })

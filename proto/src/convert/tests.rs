@@ -112,6 +112,7 @@ fn causes() -> Vec<Cause> {
         Cause::Impossible { what: "a".into(), reason: "b".into() },
         Cause::StartFailed { step: "a".into(), error: "b".into() },
         Cause::ShimLost,
+        Cause::LeaseLost,
         Cause::NodeLost { node: node() },
         Cause::GaveUp { attempts: 3, last: Box::new(exited) },
     ]
