@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -14,10 +13,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{leftovers, netns::Netns, wait};
+use crate::{drive::Drive, leftovers, netns::Netns, wait};
 
 /// The image that `deploy/hello/build` makes.
 pub const IMAGE: &str = "roster-hello";
@@ -37,14 +35,6 @@ pub struct Cluster {
     run: TempDir,
     controller: Option<Child>,
     agent: Option<Child>,
-}
-
-/// How a command ended and all that it printed.
-#[derive(Debug)]
-pub struct Output {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
 }
 
 /// The folder of the binaries under test: the tests' own build profile.
@@ -174,78 +164,6 @@ impl Cluster {
         fs::read_to_string(self.path(&format!("{program}.log"))).unwrap_or_default()
     }
 
-    /// A command line of `rctl` against this cluster.
-    pub fn rctl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.netns.command(bin("rctl"));
-        command.args(arguments).env("ROSTER_ENDPOINT", self.endpoint()).env("NO_COLOR", "1").stdin(Stdio::null());
-        command
-    }
-
-    pub fn rctl(&self, arguments: &[&str]) -> Output {
-        let output = self.rctl_command(arguments).output().expect("rctl can be started");
-        Output {
-            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// The same, which must succeed.
-    #[track_caller]
-    pub fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.rctl(arguments);
-        assert_eq!(
-            output.code,
-            0,
-            "rctl {arguments:?} failed\n{}{}\nagent log:\n{}\ncontroller log:\n{}",
-            output.stdout,
-            output.stderr,
-            self.log("roster-agent"),
-            self.log("roster-controller")
-        );
-        output.stdout
-    }
-
-    /// Writes a spec file and applies it, waiting until it converged.
-    #[track_caller]
-    pub fn apply(&self, spec: &str) -> String {
-        let file = self.spec(spec);
-        self.ok(&["apply", "--timeout=60s", &file.to_string_lossy()])
-    }
-
-    pub fn spec(&self, spec: &str) -> PathBuf {
-        let file = self.path("spec.yaml");
-        fs::write(&file, spec).expect("the folder is ours");
-        file
-    }
-
-    /// `rctl ps -o json`, the current task of each slot.
-    pub fn tasks(&self) -> Vec<Value> {
-        self.json(&["ps", "-o", "json"])
-    }
-
-    pub fn all_tasks(&self) -> Vec<Value> {
-        self.json(&["ps", "-a", "-o", "json"])
-    }
-
-    fn json(&self, arguments: &[&str]) -> Vec<Value> {
-        serde_json::from_str(&self.ok(arguments)).expect("rctl prints JSON")
-    }
-
-    /// The current tasks, once all of them satisfy the predicate and there are `count`.
-    #[track_caller]
-    pub fn until_tasks(&self, what: &str, count: usize, predicate: impl Fn(&Value) -> bool) -> Vec<Value> {
-        wait::until(what, || {
-            let tasks = self.tasks();
-            if tasks.len() == count && tasks.iter().all(&predicate) { Ok(tasks) } else { Err(tasks) }
-        })
-    }
-
-    #[track_caller]
-    pub fn until_running(&self, count: usize) -> Vec<Value> {
-        self.until_tasks(&format!("{count} running tasks"), count, is_running)
-    }
-
     /// Waits until containers that are gone have left nothing, while the agent still runs.
     #[track_caller]
     pub fn until_no_traces(&self) {
@@ -284,6 +202,23 @@ impl Cluster {
     }
 }
 
+impl Drive for Cluster {
+    fn rctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.netns.command(bin("rctl"));
+        command.args(arguments).env("ROSTER_ENDPOINT", self.endpoint()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+    }
+
+    fn spec_file(&self) -> PathBuf {
+        self.path("spec.yaml")
+    }
+
+    fn logs(&self) -> String {
+        let log = |program| format!("--- {program}\n{}\n", self.log(program));
+        ["roster-controller", "roster-agent"].map(log).concat()
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         let something = self.path("agent").exists() || self.path(AGENT_RUN).exists();
@@ -291,9 +226,7 @@ impl Drop for Cluster {
             eprintln!("{error}");
         }
         if std::thread::panicking() {
-            for program in ["roster-controller", "roster-agent"] {
-                eprintln!("--- {program}\n{}", self.log(program));
-            }
+            eprintln!("{}", self.logs());
         }
     }
 }
@@ -316,15 +249,6 @@ fn end(child: Option<Child>, signal: Signal) {
     if let Err(error) = child.wait() {
         eprintln!("cannot wait for a daemon: {error}");
     }
-}
-
-/// Runs, is well, and is wanted so: a task that is about to be stopped does not count.
-pub fn is_running(task: &Value) -> bool {
-    task["state"] == "Running" && task["desired"] == "run" && matches!(task["health"].as_str(), None | Some("healthy"))
-}
-
-pub fn pid(task: &Value) -> u32 {
-    task["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_else(|| panic!("no pid: {task:#}"))
 }
 
 /// Sends a signal to a process of a container.

@@ -1,14 +1,23 @@
-//! A network namespace of a test's own. It lives as long as a descriptor or a process holds it, so nothing is left.
+//! Network namespaces. One that is not [pinned](Netns::pin) lives as long as a descriptor or a process holds it, so
+//! nothing is left; a pinned one can be opened by others and stays until its file is unmounted.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::{
+        fd::AsFd,
+        unix::{fs::MetadataExt, process::CommandExt},
+    },
+    path::Path,
     process::Command,
     sync::Arc,
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+};
 
 #[derive(Clone, Debug)]
 pub struct Netns(Arc<File>);
@@ -16,10 +25,36 @@ pub struct Netns(Arc<File>);
 impl Netns {
     /// A new namespace in which only the loopback interface is up.
     pub fn new() -> io::Result<Self> {
+        Self::make(|| File::open("/proc/thread-self/ns/net"))
+    }
+
+    /// A new namespace that stays until [`unpin`]. The file is made.
+    pub fn pin(path: &Path) -> io::Result<Self> {
+        File::create(path)?;
+        let target = path.to_owned();
+        Self::make(move || {
+            let own = Some("/proc/thread-self/ns/net");
+            mount(own, &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            File::open(&target)
+        })
+    }
+
+    /// The namespace that is pinned there; `None` when there is none.
+    pub fn open(path: &Path) -> io::Result<Option<Self>> {
+        match File::open(path) {
+            // An empty file is what is left of a namespace when the mount is gone.
+            Ok(file) if file.metadata()?.dev() != path.parent().map_or(Ok(0), device)? => Ok(Some(Self(file.into()))),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn make(open: impl FnOnce() -> io::Result<File> + Send + 'static) -> io::Result<Self> {
         // On a thread of its own: the caller's namespace must stay what it is.
-        let file = std::thread::spawn(|| -> io::Result<File> {
+        let file = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            File::open("/proc/thread-self/ns/net")
+            open()
         })
         .join()
         .map_err(|_| io::Error::other("the thread that makes the namespace panicked"))??;
@@ -42,6 +77,13 @@ impl Netns {
         command
     }
 
+    /// Whether a process is in it. One that has ended is nowhere.
+    pub fn holds(&self, pid: u32) -> bool {
+        let theirs = fs::metadata(format!("/proc/{pid}/ns/net"));
+        let ours = self.0.metadata();
+        matches!((ours, theirs), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()))
+    }
+
     /// The body of an HTTP answer, asked for from inside.
     pub fn get(&self, url: &str) -> Result<String, String> {
         let output = self
@@ -54,5 +96,21 @@ impl Netns {
         } else {
             Err(format!("GET {url}: {}", String::from_utf8_lossy(&output.stderr).trim()))
         }
+    }
+}
+
+fn device(path: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(path)?.dev())
+}
+
+/// Lets go of a pinned namespace and removes its file; nothing to do is fine.
+pub fn unpin(path: &Path) -> io::Result<()> {
+    match umount2(path, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

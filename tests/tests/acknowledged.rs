@@ -11,6 +11,7 @@ use std::{
 
 use roster_tests::{
     cluster::{Cluster, bin},
+    drive::Drive,
     wait,
 };
 use serde_json::Value;

@@ -9,7 +9,8 @@ use nix::{
     unistd::Pid,
 };
 use roster_tests::{
-    cluster::{Cluster, is_running, pid},
+    cluster::Cluster,
+    drive::{Drive, is_running, pid},
     wait,
 };
 use serde_json::Value;

@@ -1,7 +1,8 @@
 //! Health-driven restarts, and a restart policy's backoff, as a user sees them.
 
 use roster_tests::{
-    cluster::{Cluster, pid},
+    cluster::Cluster,
+    drive::{Drive, pid},
     wait,
 };
 

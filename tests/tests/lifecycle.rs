@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use roster_tests::{
-    cluster::{Cluster, is_running, pid},
+    cluster::Cluster,
+    drive::{Drive, is_running, pid},
     wait,
 };
 

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use roster_tests::{
-    cluster::{Cluster, pid},
+    cluster::Cluster,
+    drive::{Drive, pid},
     wait,
 };
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Census, kill_to_replacement, median, run, wait_for, wait_for_count};
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, drive::Drive};
 
 fn spec(marker: &str, replicas: usize, extra: &str) -> String {
     format!(

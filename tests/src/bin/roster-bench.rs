@@ -11,6 +11,7 @@ use roster_tests::{
         wait_for_count, weight,
     },
     cluster::Cluster,
+    drive::Drive,
 };
 
 const BENCHES: [&str; 5] = ["apply", "scale", "restart", "health", "weight"];
