@@ -17,6 +17,8 @@ mod connect;
 mod enroll;
 mod identity;
 mod subject;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod token;
 
