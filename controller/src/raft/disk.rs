@@ -23,7 +23,7 @@ pub(super) trait Disk: Send + 'static {
 }
 
 /// Records to remove and then to put (sealed), in one piece.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Batch {
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) removals: Vec<Vec<u8>>,

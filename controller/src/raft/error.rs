@@ -1,6 +1,10 @@
 //! What can go wrong, each with what, where and what to do.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// The bytes are not what this version of the controller writes.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +27,16 @@ pub struct DiskError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl DiskError {
+    pub(super) fn failed_to<E>(action: &'static str, path: &Path) -> impl Fn(E) -> Self + use<E>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let path = path.to_owned();
+        move |source| Self { action, path: path.clone(), source: source.into() }
+    }
+}
+
 /// What is wrong with a store whose bytes are not those that were acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
@@ -38,10 +52,12 @@ pub enum Damage {
         "the log goes back to entry {found_index} (write {found}), but it was acknowledged up to entry {last_index} (write {acknowledged}): the files in `log` were cut, overwritten or replaced by older ones"
     )]
     Lost { acknowledged: u64, last_index: u64, found: u64, found_index: u64 },
-    #[error(
-        "the log is at write {found}, but the file `witness` only knows of write {acknowledged}: it was replaced by an older one"
-    )]
-    WitnessBehind { acknowledged: u64, found: u64 },
+    #[error("the directory `journal`, which holds the last writes, is missing")]
+    JournalMissing,
+    #[error("write {sequence} in `journal` does not match its checksum, and a later one does")]
+    Journal { sequence: u64 },
+    #[error("`log` ends at write {log} and `journal` begins with write {journal}: what was between them is missing")]
+    JournalGap { log: u64, journal: u64 },
     #[error("`log` and the file `witness` disagree about write {sequence}: they come from different stores or times")]
     WitnessDiffers { sequence: u64 },
     #[error("the record {record} is missing from `log`")]

@@ -21,9 +21,11 @@
 //! Deliberately absent: ticks and a transport. A sole voter has nobody to hear from, lead or time out, so an idle
 //! driver sleeps until somebody proposes. The driver refuses a log whose configuration names other voters.
 
+mod checkpoint;
 mod disk;
 mod driver;
 mod error;
+mod journal;
 mod log;
 mod logger;
 mod record;

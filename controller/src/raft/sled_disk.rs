@@ -1,10 +1,15 @@
-//! The log's records in sled, and the witness beside it:
+//! The log's records in sled, with the journal in front of it and the witness beside it:
 //!
 //! ```text
 //! lock      held while a controller uses the directory
-//! witness   see `witness`
+//! journal/  the last writes, see `journal`
 //! log/      sled's
+//! witness   see `witness`
 //! ```
+//!
+//! A batch is durable once it is in the journal; sled has it a moment later (`checkpoint`), and at the latest when the
+//! journal needs the room. Opening takes what sled does not have yet over from the journal, so that everything is read
+//! from sled.
 //!
 //! sled must not flush by itself. On Linux sled 0.34 flushes with sync_file_range(2), which neither empties the disk's
 //! own cache nor records a file's new length, and it reuses a segment once what replaces it is flushed like that: a
@@ -30,9 +35,11 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    disk::{Batch, Disk},
+    checkpoint::{Checkpointer, Target, merge},
+    disk::{Batch, Disk, ReadError},
     error::{Damage, DiskError, OpenError},
-    record::Key,
+    journal::{self, Journal},
+    record::{FORMAT, Head, Key, unseal},
     witness::{self, Witness},
 };
 
@@ -42,37 +49,54 @@ const CACHE_BYTES: u64 = 2 << 20;
 const LET_GO: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
+/// How the journal is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// How long a batch may wait for sled.
+    pub(super) checkpoint_after: Duration,
+    /// Of each of the journal's two files.
+    pub(super) segment_bytes: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { checkpoint_after: Duration::from_millis(100), segment_bytes: 4 << 20 }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct SledDisk {
+    // Dropped in this order: the directory is free only once the last checkpoint is written.
+    checkpointer: Checkpointer,
     db: sled::Db,
-    /// sled's file, opened once more to flush it.
-    db_file: File,
     db_path: PathBuf,
+    journal: Journal,
     witness: Witness,
-    witness_file: File,
-    witness_path: PathBuf,
-    /// Whether sled's every write is on the disk when it returns.
-    synchronous: bool,
-    failed: bool,
     _lock: Flock<File>,
 }
 
 impl SledDisk {
     /// Opens the store in `dir`, or makes an empty one; `store` is the identity of a new one.
-    pub(super) fn open(dir: &Path, store: u64) -> Result<Self, OpenError> {
+    pub(super) fn open(dir: &Path, store: u64, pace: Pace) -> Result<Self, OpenError> {
         let disk_error = |source| OpenError::Disk { dir: dir.to_owned(), source };
         let damaged = |damage| OpenError::Damaged { dir: dir.to_owned(), damage };
+        let unreadable = |error| match error {
+            ReadError::Disk(source) => disk_error(source),
+            ReadError::Damage(damage) => damaged(damage),
+            ReadError::Format { found } => OpenError::Format { dir: dir.to_owned(), found, known: FORMAT },
+        };
         // Specs may hold what is not for everyone's eyes.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(failed_to("create", dir)).map_err(disk_error)?;
+        made.map_err(DiskError::failed_to("create", dir)).map_err(disk_error)?;
         let lock = lock(dir)?;
-        let log = dir.join("log");
+        let (log, journal) = (dir.join("log"), dir.join("journal"));
         let witness_path = dir.join("witness");
         // Before the log: a log without a witness has lost it.
         if !witness_path.exists() {
             if log.exists() {
                 return Err(damaged(Damage::WitnessMissing));
             }
+            create_journal(dir, &journal, pace.segment_bytes).map_err(disk_error)?;
             create_witness(dir, &witness_path, store).map_err(disk_error)?;
         }
         let (witness_file, bytes) = read_witness(&witness_path).map_err(disk_error)?;
@@ -90,74 +114,72 @@ impl SledDisk {
                 "this file system has no synchronous files (attribute S): a power cut while the log is written may damage it"
             );
         }
-        let db = open_sled(&log, dir)?;
+        let (journal, entries) = Journal::open(&journal, pace.segment_bytes).map_err(unreadable)?;
         let db_path = log.join("db");
-        let db_file =
-            OpenOptions::new().write(true).open(&db_path).map_err(failed_to("open", &db_path)).map_err(disk_error)?;
-        Ok(Self { db, db_file, db_path, witness, witness_file, witness_path, synchronous, failed: false, _lock: lock })
+        let db = open_sled(&log, dir)?;
+        let db_file = OpenOptions::new().write(true).open(&db_path);
+        let db_file = db_file.map_err(DiskError::failed_to("open", &db_path)).map_err(disk_error)?;
+        let target =
+            Target { db: db.clone(), db_file, db_path: db_path.clone(), synchronous, witness_file, witness_path };
+        let done = take_over(&target, entries).map_err(unreadable)?;
+        let checkpointer = Checkpointer::start(target, pace.checkpoint_after, done)?;
+        Ok(Self { checkpointer, db, db_path, journal, witness, _lock: lock })
     }
 
-    fn write_and_flush(&self, batch: Batch) -> Result<(), DiskError> {
-        let mut writes = sled::Batch::default();
-        for key in batch.removals {
-            writes.remove(key);
-        }
-        for (key, record) in batch.puts {
-            writes.insert(key, record);
-        }
-        self.db.apply_batch(writes).map_err(failed_to("write to", &self.db_path))?;
-        self.db.flush().map_err(failed_to("flush", &self.db_path))?;
-        if self.synchronous {
-            return Ok(());
-        }
-        self.db_file.sync_data().map_err(failed_to("flush", &self.db_path))
+    /// Returns once sled has everything.
+    #[cfg(test)]
+    pub(super) fn catch_up(&self) -> Result<(), DiskError> {
+        self.checkpointer.catch_up()
     }
+}
 
-    fn attest(&self, witness: &Witness) -> Result<(), DiskError> {
-        self.witness_file
-            .write_all_at(&witness.to_bytes(), witness.offset())
-            .and_then(|()| self.witness_file.sync_data())
-            .map_err(failed_to("write", &self.witness_path))
+/// Gives sled what the journal has and it does not; returns sled's sequence.
+fn take_over(target: &Target, mut entries: Vec<journal::Entry>) -> Result<u64, ReadError> {
+    let key = Key::Head.to_bytes();
+    let record = target.db.get(&key).map_err(DiskError::failed_to("read", &target.db_path))?;
+    let head = record.as_ref().and_then(|record| Head::from_bytes(unseal(&key, record)?));
+    let done = match (record, head) {
+        (None, _) => 0,
+        (Some(_), Some(head)) => head.sequence,
+        // Whoever reads the log next says what is wrong with it.
+        (Some(_), None) => return Ok(0),
+    };
+    entries.retain(|entry| entry.sequence > done);
+    let Some((first, last)) = entries.first().zip(entries.last()) else { return Ok(done) };
+    let (first, last) = (first.sequence, last.sequence);
+    if first != done + 1 {
+        return Err(Damage::JournalGap { log: done, journal: first }.into());
     }
+    target.write_db(merge(entries.into_iter().map(|entry| entry.batch)))?;
+    Ok(last)
 }
 
 impl Disk for SledDisk {
     fn get(&self, key: Key) -> Result<Option<Vec<u8>>, DiskError> {
-        let record = self.db.get(key.to_bytes()).map_err(failed_to("read", &self.db_path))?;
+        self.checkpointer.catch_up()?;
+        let record = self.db.get(key.to_bytes()).map_err(DiskError::failed_to("read", &self.db_path))?;
         Ok(record.map(|record| record.to_vec()))
     }
 
     fn keys(&self) -> Result<Vec<Vec<u8>>, DiskError> {
+        self.checkpointer.catch_up()?;
         let keys = self.db.iter().keys().map(|key| key.map(|key| key.to_vec()));
-        keys.collect::<Result<_, _>>().map_err(failed_to("read", &self.db_path))
+        keys.collect::<Result<_, _>>().map_err(DiskError::failed_to("read", &self.db_path))
     }
 
     fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
-        let written = self.write_and_flush(batch).and_then(|()| self.attest(&witness));
-        self.failed |= written.is_err();
-        written
+        match self.journal.needs_checkpoint() {
+            Some(sequence) => self.checkpointer.wait_for(sequence)?,
+            None => self.checkpointer.check()?,
+        }
+        self.journal.append(witness.sequence, &batch)?;
+        self.checkpointer.push(batch, witness);
+        Ok(())
     }
 
     fn witness(&self) -> &Witness {
         &self.witness
     }
-}
-
-impl Drop for SledDisk {
-    fn drop(&mut self) {
-        if self.failed {
-            // Its own drop flushes once more and panics when that fails.
-            std::mem::forget(self.db.clone());
-        }
-    }
-}
-
-fn failed_to<E>(action: &'static str, path: &Path) -> impl Fn(E) -> DiskError + use<E>
-where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let path = path.to_owned();
-    move |source| DiskError { action, path: path.clone(), source: source.into() }
 }
 
 fn lock(dir: &Path) -> Result<Flock<File>, OpenError> {
@@ -169,12 +191,25 @@ fn lock(dir: &Path) -> Result<Flock<File>, OpenError> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(failed_to("open", &path))
+        .map_err(DiskError::failed_to("open", &path))
         .map_err(disk_error)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         nix::Error::EWOULDBLOCK => OpenError::InUse { dir: dir.to_owned() },
-        errno => disk_error(failed_to("lock", &path)(errno)),
+        errno => disk_error(DiskError::failed_to("lock", &path)(errno)),
     })
+}
+
+/// The journal appears whole or not at all; without a witness none was ever used.
+fn create_journal(dir: &Path, journal: &Path, segment_bytes: u64) -> Result<(), DiskError> {
+    let new = dir.join("journal.new");
+    for old in [&new, journal] {
+        if old.exists() {
+            fs::remove_dir_all(old).map_err(DiskError::failed_to("remove", old))?;
+        }
+    }
+    Journal::create(&new, segment_bytes)?;
+    fs::rename(&new, journal).map_err(DiskError::failed_to("create", journal))?;
+    flush_path(dir)
 }
 
 /// The file appears whole or not at all.
@@ -188,8 +223,8 @@ fn create_witness(dir: &Path, path: &Path, store: u64) -> Result<(), DiskError> 
         file.write_all_at(&bytes, 0)?;
         file.sync_all()
     })();
-    written.map_err(failed_to("write", &new))?;
-    fs::rename(&new, path).map_err(failed_to("create", path))?;
+    written.map_err(DiskError::failed_to("write", &new))?;
+    fs::rename(&new, path).map_err(DiskError::failed_to("create", path))?;
     flush_path(dir)
 }
 
@@ -198,13 +233,13 @@ fn create_log(dir: &Path, log: &Path) -> Result<(), OpenError> {
     let disk_error = |source| OpenError::Disk { dir: dir.to_owned(), source };
     let new = dir.join("log.new");
     if new.exists() {
-        fs::remove_dir_all(&new).map_err(failed_to("remove", &new)).map_err(disk_error)?;
+        fs::remove_dir_all(&new).map_err(DiskError::failed_to("remove", &new)).map_err(disk_error)?;
     }
     drop(open_sled(&new, dir)?);
     for path in [new.join("conf"), new.join("db"), new.join("blobs"), new.clone()] {
         flush_path(&path).map_err(disk_error)?;
     }
-    fs::rename(&new, log).map_err(failed_to("create", log)).map_err(disk_error)?;
+    fs::rename(&new, log).map_err(DiskError::failed_to("create", log)).map_err(disk_error)?;
     flush_path(dir).map_err(disk_error)
 }
 
@@ -215,12 +250,12 @@ fn read_witness(path: &Path) -> Result<(File, Vec<u8>), DiskError> {
         file.read_exact_at(&mut bytes, 0)?;
         Ok((file, bytes))
     };
-    read().map_err(failed_to("read", path))
+    read().map_err(DiskError::failed_to("read", path))
 }
 
 /// A file's or directory's bytes and names.
 fn flush_path(path: &Path) -> Result<(), DiskError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(failed_to("flush", path))
+    File::open(path).and_then(|file| file.sync_all()).map_err(DiskError::failed_to("flush", path))
 }
 
 // Numbered as if they took a long, they take an int: ioctl_iflags(2).
@@ -238,15 +273,15 @@ nix::ioctl_write_ptr_bad!(
 /// Gives sled's directory and what is in it the attribute S: ioctl_iflags(2). Says whether the file system has it.
 fn make_synchronous(log: &Path) -> Result<bool, DiskError> {
     let mut paths = vec![log.to_owned()];
-    for entry in fs::read_dir(log).map_err(failed_to("read", log))? {
-        paths.push(entry.map_err(failed_to("read", log))?.path());
+    for entry in fs::read_dir(log).map_err(DiskError::failed_to("read", log))? {
+        paths.push(entry.map_err(DiskError::failed_to("read", log))?.path());
     }
     for path in paths {
-        let file = File::open(&path).map_err(failed_to("open", &path))?;
+        let file = File::open(&path).map_err(DiskError::failed_to("open", &path))?;
         match add_attribute(&file, FS_SYNC_FL) {
             Ok(()) => {}
             Err(nix::Error::ENOTTY | nix::Error::EOPNOTSUPP) => return Ok(false),
-            Err(errno) => return Err(failed_to("set the attribute S of", &path)(errno)),
+            Err(errno) => return Err(DiskError::failed_to("set the attribute S of", &path)(errno)),
         }
     }
     Ok(true)
@@ -280,7 +315,7 @@ fn open_sled(log: &Path, dir: &Path) -> Result<sled::Db, OpenError> {
     match catch_unwind(AssertUnwindSafe(|| open_once_free(&config, deadline))) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Io(error))) => {
-            Err(OpenError::Disk { dir: dir.to_owned(), source: failed_to("open", log)(error) })
+            Err(OpenError::Disk { dir: dir.to_owned(), source: DiskError::failed_to("open", log)(error) })
         }
         Ok(Err(error)) => Err(damaged(error.to_string())),
         Err(panic) => Err(damaged(words(&*panic))),

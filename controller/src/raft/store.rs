@@ -17,7 +17,7 @@ use super::{
     error::{Fault, OpenError, ProposeError},
     log::{Found, Log},
     record::FORMAT,
-    sled_disk::SledDisk,
+    sled_disk::{Pace, SledDisk},
 };
 
 /// How many proposals wait for the driver before proposing waits; also the most that share a flush.
@@ -184,7 +184,7 @@ pub(super) fn connect<M: Machine, D: Disk>(driver: &Driver<M, D>) -> (Store<M>, 
 }
 
 fn open_driver<M: Machine>(config: &StoreConfig) -> Result<Driver<M, SledDisk>, OpenError> {
-    start_driver(config, SledDisk::open(&config.dir, rand::random())?)
+    start_driver(config, SledDisk::open(&config.dir, rand::random(), Pace::default())?)
 }
 
 /// A driver that leads and has applied everything the disk holds.

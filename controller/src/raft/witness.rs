@@ -1,8 +1,8 @@
-//! The witness: a small file beside the log that says which write was the last to be acknowledged.
+//! The witness: a small file beside the log that says up to which write sled is known to have everything.
 //!
 //! sled recovers what it can: a log whose tail is gone opens as a shorter, consistent one, and nothing inside it can
-//! tell an acknowledged tail from one that was still being written. The witness can. It is flushed after the log's
-//! batch and before the batch is acknowledged, so at any crash the log is at the witness's write or one after it.
+//! tell an acknowledged tail from one that was still being written. The witness can. It is flushed after sled is, so at
+//! any crash the log, with what the journal holds after it, is at the witness's write or a later one.
 //!
 //! Two slots are written in turn, each in a block of its own, so that a torn write leaves the one before. The blocks
 //! are written over in place: nothing but data is flushed.
@@ -19,7 +19,7 @@ pub(super) const FILE_BYTES: usize = 2 * SLOT_BYTES;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Witness {
     pub(super) store: u64,
-    /// Of the last batch that was flushed; 0 before the first.
+    /// Of the last batch that sled had flushed; 0 before the first.
     pub(super) sequence: u64,
     pub(super) last_index: u64,
     /// CRC-32 of that batch's head.
@@ -65,8 +65,7 @@ impl Witness {
         Some(Self { store: fields.u64()?, sequence: fields.u64()?, last_index: fields.u64()?, head: fields.u32()? })
     }
 
-    /// Whether the log's head is one that may follow this witness: the attested one, or that of the batch after it,
-    /// which was flushed but never acknowledged.
+    /// Whether the log's head is one that may follow this witness: the attested one, or a later one.
     pub(super) fn check(&self, head: Option<&Head>) -> Result<(), Damage> {
         let Some(head) = head else {
             return match self.sequence {
@@ -84,9 +83,6 @@ impl Witness {
                 found: head.sequence,
                 found_index: head.last_index,
             });
-        }
-        if head.sequence > self.sequence + 1 {
-            return Err(Damage::WitnessBehind { acknowledged: self.sequence, found: head.sequence });
         }
         if head.sequence == self.sequence && Self::of(head) != *self {
             return Err(Damage::WitnessDiffers { sequence: self.sequence });

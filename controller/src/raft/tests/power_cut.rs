@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use rand::{Rng, SeedableRng};
@@ -18,7 +19,7 @@ use super::{
         disk::{Batch, Disk},
         driver::Driver,
         record::Key,
-        sled_disk::{FS_SYNC_FL, SledDisk, attributes},
+        sled_disk::{FS_SYNC_FL, Pace, SledDisk, attributes},
         store::start_driver,
         witness::Witness,
     },
@@ -61,8 +62,11 @@ fn config(dir: &Path) -> StoreConfig {
     StoreConfig { snapshot_entries: 20, ..StoreConfig::new(dir) }
 }
 
+/// Small files, and no checkpoint but when the journal is full or one is asked for: a photograph must not move.
+const PACE: Pace = Pace { checkpoint_after: Duration::from_secs(3600), segment_bytes: 16 << 10 };
+
 fn open(dir: &Path) -> Result<Driver<Words, SledDisk>, OpenError> {
-    start_driver(&config(dir), SledDisk::open(dir, 7)?)
+    start_driver(&config(dir), SledDisk::open(dir, 7, PACE)?)
 }
 
 /// Checks an image against the words acknowledged before it was taken; returns whether they are there.
@@ -109,8 +113,13 @@ impl Disk for Filmed {
     }
 
     fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
+        let sequence = witness.sequence;
         self.disk.write(batch, witness)?;
         self.shoot();
+        if sequence % 5 == 0 {
+            self.disk.catch_up()?;
+            self.shoot();
+        }
         Ok(())
     }
 
@@ -119,13 +128,14 @@ impl Disk for Filmed {
     }
 }
 
-/// Says the words one by one, over three openings of the store, and shows every step.
-fn film(words: &[String], mut show: impl FnMut(Scene)) {
+/// Says the words one by one, over three openings of the store, and shows every step. Returns the files at rest: what
+/// happens to the journal before sled has what is in it is more than can be told.
+fn film(words: &[String], mut show: impl FnMut(Scene)) -> Image {
     let dir = TempDir::new().unwrap();
     let film = Arc::new(Mutex::new(Vec::new()));
     let (mut before, mut acknowledged) = (Image::new(), 0);
     for words in words.chunks(words.len().div_ceil(3)) {
-        let disk = SledDisk::open(dir.path(), 7).unwrap();
+        let disk = SledDisk::open(dir.path(), 7, PACE).unwrap();
         let disk = Filmed { disk, dir: dir.path().to_owned(), film: film.clone() };
         disk.shoot();
         let mut driver: Driver<Words, _> = start_driver(&config(dir.path()), disk).unwrap();
@@ -143,13 +153,7 @@ fn film(words: &[String], mut show: impl FnMut(Scene)) {
             acknowledged += 1;
         }
     }
-}
-
-/// The files once all the words were acknowledged.
-fn final_image(words: &[String]) -> Image {
-    let mut last = Image::new();
-    film(words, |scene| last = scene.after);
-    last
+    image(dir.path())
 }
 
 fn words(count: usize, size: usize) -> Vec<String> {
@@ -165,7 +169,7 @@ fn a_crash_between_any_two_steps_loses_nothing() {
         assert!(check(&scene.after, acknowledged, &format!("step {steps}")), "step {steps} is no damage");
         steps += 1;
     });
-    assert!(steps > 100, "{steps}");
+    assert!(steps > 60, "{steps}");
 }
 
 #[test]
@@ -186,7 +190,7 @@ fn is_synchronous(path: PathBuf) -> bool {
 #[test]
 fn a_first_start_that_was_cut_short_is_begun_again() {
     let dir = TempDir::new().unwrap();
-    drop(SledDisk::open(dir.path(), 7).unwrap());
+    drop(SledDisk::open(dir.path(), 7, PACE).unwrap());
     fs::rename(dir.path().join("log"), dir.path().join("log.new")).unwrap();
     let mut early = image(dir.path());
     for bytes in early.iter_mut().filter(|(path, _)| path.starts_with("log.new")).map(|(_, bytes)| bytes) {
@@ -198,7 +202,7 @@ fn a_first_start_that_was_cut_short_is_begun_again() {
 #[test]
 fn files_cut_short_are_told() {
     let words = words(60, 2000);
-    let image = final_image(&words);
+    let image = film(&words, |_| {});
     assert!(check(&image, &words, "whole"));
     let mut damaged = 0;
     for (path, bytes) in &image {
@@ -222,7 +226,7 @@ fn files_cut_short_are_told() {
 #[test]
 fn files_overwritten_are_told() {
     let words = words(60, 2000);
-    let image = final_image(&words);
+    let image = film(&words, |_| {});
     let mut rng = rand::rngs::StdRng::seed_from_u64(12);
     let mut damaged = 0;
     for (path, bytes) in &image {
@@ -244,21 +248,34 @@ fn files_overwritten_are_told() {
 fn blocks_that_were_not_flushed_may_be_lost() {
     let words = words(50, 3000);
     let mut rng = rand::rngs::StdRng::seed_from_u64(11);
-    let mut damaged = 0;
+    let (mut in_journal, mut in_sled) = (Cuts::default(), Cuts::default());
     let mut steps = 0;
     film(&words, |Scene { before, after, acknowledged }| {
         if before.is_empty() {
             return;
         }
         steps += 1;
+        let sleds = |image: &Image| image.iter().filter(|(path, _)| path.starts_with("log")).count();
+        let log_is_same = sleds(&before) == sleds(&after)
+            && after.iter().all(|(path, bytes)| !path.starts_with("log") || before.get(path) == Some(bytes));
+        let cuts = if log_is_same { &mut in_journal } else { &mut in_sled };
         for _ in 0..3 {
             let torn = tear(&before, &after, &mut rng);
-            damaged += u32::from(!check(&torn, &words[..acknowledged], &format!("step {steps}")));
+            cuts.all += 1;
+            cuts.told += u32::from(!check(&torn, &words[..acknowledged], &format!("step {steps}")));
         }
     });
+    assert!(in_journal.all > 100, "{in_journal:?}");
+    assert_eq!(in_journal.told, 0, "a write to the journal that was cut short is no damage: {in_journal:?}");
     // sled may reuse a segment within the step that replaces its content. Its writes reach the disk in order, which
     // this disorder does not model, so that is told here now and then, where it would not have happened.
-    assert!(100 * damaged <= 3 * steps, "{damaged} of {} power cuts", 3 * steps);
+    assert!(in_sled.all > 20 && 10 * in_sled.told <= in_sled.all, "{in_sled:?}");
+}
+
+#[derive(Debug, Default)]
+struct Cuts {
+    all: u32,
+    told: u32,
 }
 
 fn tear(before: &Image, after: &Image, rng: &mut impl Rng) -> Image {

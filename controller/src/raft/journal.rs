@@ -1,0 +1,281 @@
+//! The journal in front of sled: every batch, in order, each made durable by one write and one fdatasync(2).
+//!
+//! sled needs several synchronous writes for a batch, one after the other. The journal needs one, and sled gets many
+//! batches at once from it ([`super::checkpoint`]). Two files are written in turn, over in place, so that a flush has
+//! data to write and nothing else; one may be written over once sled has all that is in it.
+//!
+//! ```text
+//! record: length of the payload (4), CRC-32 of sequence and payload (4), sequence (8), payload
+//! ```
+//!
+//! Guarantees: [`Journal::open`] returns the batches that follow one another up to the last whole one. A record that
+//! does not fit ends them, unless a whole one follows it: then it was not the last, and that is told as damage.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    disk::{Batch, ReadError},
+    error::{Damage, DiskError},
+    record::{Fields, checksum},
+};
+
+const HEADER: usize = 16;
+const NAMES: [&str; 2] = ["0", "1"];
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    segments: [Segment; 2],
+    current: usize,
+    /// After so many bytes the other segment's turn comes.
+    limit: u64,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    file: File,
+    path: PathBuf,
+    /// Where the next record goes.
+    end: u64,
+    /// The sequence of its last record; 0 without one.
+    last: u64,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Entry {
+    pub(super) sequence: u64,
+    pub(super) batch: Batch,
+}
+
+impl Journal {
+    /// The files of an empty journal, written out once so that later writes need no new blocks.
+    pub(super) fn create(dir: &Path, limit: u64) -> Result<(), DiskError> {
+        let made = DirBuilder::new().mode(0o700).create(dir);
+        made.map_err(DiskError::failed_to("create", dir))?;
+        for name in NAMES {
+            let path = dir.join(name);
+            let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(|file| {
+                file.write_all_at(&vec![0; limit as usize], 0)?;
+                file.sync_all()
+            });
+            written.map_err(DiskError::failed_to("write", &path))?;
+        }
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(DiskError::failed_to("flush", dir))
+    }
+
+    /// What the journal holds, oldest first.
+    pub(super) fn open(dir: &Path, limit: u64) -> Result<(Self, Vec<Entry>), ReadError> {
+        let (first, second) = (Segment::open(dir.join(NAMES[0]))?, Segment::open(dir.join(NAMES[1]))?);
+        let (mut segments, mut found) = ([first.0, second.0], [first.1, second.1]);
+        let current = usize::from(segments[1].last > segments[0].last);
+        let newest = std::mem::take(&mut found[current]);
+        let mut entries = std::mem::take(&mut found[1 - current]);
+        match (entries.last(), newest.first()) {
+            // What an older turn left; sled has all of it.
+            (Some(before), Some(after)) if before.sequence + 1 != after.sequence => {
+                entries.clear();
+                segments[1 - current].last = 0;
+            }
+            _ => {}
+        }
+        entries.extend(newest);
+        Ok((Self { segments, current, limit, buffer: Vec::new() }, entries))
+    }
+
+    /// The sequence up to which sled must have everything before the next batch can be appended.
+    pub(super) fn needs_checkpoint(&self) -> Option<u64> {
+        let is_full = self.segments[self.current].end >= self.limit;
+        is_full.then_some(self.segments[1 - self.current].last)
+    }
+
+    /// On the disk for good once this returns. What [`Self::needs_checkpoint`] said must be so.
+    pub(super) fn append(&mut self, sequence: u64, batch: &Batch) -> Result<(), DiskError> {
+        if self.segments[self.current].end >= self.limit {
+            self.current = 1 - self.current;
+            self.segments[self.current].end = 0;
+        }
+        self.buffer.clear();
+        encode(sequence, batch, &mut self.buffer);
+        let segment = &mut self.segments[self.current];
+        let written = segment.file.write_all_at(&self.buffer, segment.end).and_then(|()| segment.file.sync_data());
+        written.map_err(DiskError::failed_to("write", &segment.path))?;
+        segment.end += self.buffer.len() as u64;
+        segment.last = sequence;
+        Ok(())
+    }
+}
+
+impl Segment {
+    fn open(path: PathBuf) -> Result<(Self, Vec<Entry>), ReadError> {
+        let read = || -> io::Result<_> {
+            let bytes = fs::read(&path)?;
+            Ok((OpenOptions::new().read(true).write(true).open(&path)?, bytes))
+        };
+        let (file, bytes) = match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Damage::JournalMissing.into()),
+            other => other.map_err(DiskError::failed_to("read", &path))?,
+        };
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut end = 0;
+        while let Some((entry, length)) = decode(&bytes[end..]) {
+            if entries.last().is_some_and(|before| before.sequence + 1 != entry.sequence) {
+                break;
+            }
+            entries.push(entry);
+            end += length;
+        }
+        let last = entries.last().map_or(0, |entry| entry.sequence);
+        if last > 0 && is_followed(&bytes[end..], last) {
+            return Err(Damage::Journal { sequence: last + 1 }.into());
+        }
+        Ok((Self { file, path, end: end as u64, last }, entries))
+    }
+}
+
+/// Whether behind a record that does not fit comes the one after it, which is written only once that was flushed.
+fn is_followed(rest: &[u8], last: u64) -> bool {
+    let Some(length) = Fields(rest).u32() else { return false };
+    let next = rest.get(HEADER.saturating_add(length as usize)..).and_then(decode);
+    next.is_some_and(|(entry, _)| entry.sequence == last + 2)
+}
+
+fn encode(sequence: u64, batch: &Batch, buffer: &mut Vec<u8>) {
+    buffer.resize(HEADER, 0);
+    let mut part = |bytes: &[u8]| {
+        let length = u32::try_from(bytes.len()).expect("a key or record is far smaller than 4 GiB");
+        buffer.extend(length.to_be_bytes());
+        buffer.extend(bytes);
+    };
+    for (key, record) in &batch.puts {
+        part(key);
+        part(record);
+    }
+    // No key is empty: from here on there are removals.
+    part(&[]);
+    batch.removals.iter().for_each(|key| part(key));
+    let length = u32::try_from(buffer.len() - HEADER).expect("a batch is far smaller than 4 GiB");
+    buffer[8..HEADER].copy_from_slice(&sequence.to_be_bytes());
+    let crc = checksum(0, &buffer[8..]);
+    buffer[..4].copy_from_slice(&length.to_be_bytes());
+    buffer[4..8].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// The record that begins here, and how long it is.
+fn decode(bytes: &[u8]) -> Option<(Entry, usize)> {
+    let mut fields = Fields(bytes);
+    let (length, crc) = (fields.u32()?, fields.u32()?);
+    let end = HEADER.checked_add(length as usize)?;
+    if checksum(0, bytes.get(8..end)?) != crc {
+        return None;
+    }
+    let sequence = fields.u64()?;
+    let mut fields = Fields(&bytes[HEADER..end]);
+    let mut part = || {
+        let length = fields.u32()? as usize;
+        let (part, rest) = fields.0.split_at_checked(length)?;
+        fields.0 = rest;
+        Some(part.to_vec())
+    };
+    let mut batch = Batch::default();
+    loop {
+        match part()? {
+            key if key.is_empty() => break,
+            key => batch.puts.push((key, part()?)),
+        }
+    }
+    while let Some(key) = part() {
+        batch.removals.push(key);
+    }
+    Some((Entry { sequence, batch }, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const LIMIT: u64 = 1000;
+
+    fn batch(sequence: u64) -> Batch {
+        let key = sequence.to_be_bytes().to_vec();
+        Batch { puts: vec![(key.clone(), vec![7; 80]), (b"head".to_vec(), key.clone())], removals: vec![key] }
+    }
+
+    fn journal() -> (TempDir, PathBuf) {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("journal");
+        Journal::create(&path, LIMIT).unwrap();
+        (dir, path)
+    }
+
+    fn sequences(path: &Path) -> Vec<u64> {
+        let (_, entries) = Journal::open(path, LIMIT).unwrap();
+        for entry in &entries {
+            assert_eq!(entry.batch, batch(entry.sequence));
+        }
+        entries.into_iter().map(|entry| entry.sequence).collect()
+    }
+
+    /// Appends and says from which sequence on everything must be there.
+    fn append(path: &Path, from: u64, until: u64) -> u64 {
+        let (mut journal, _) = Journal::open(path, LIMIT).unwrap();
+        let mut checkpoint = 0;
+        for sequence in from..=until {
+            checkpoint = journal.needs_checkpoint().unwrap_or(checkpoint).max(checkpoint);
+            journal.append(sequence, &batch(sequence)).unwrap();
+        }
+        checkpoint + 1
+    }
+
+    #[test]
+    fn what_was_appended_is_there_across_turns_and_openings() {
+        let (_dir, path) = journal();
+        assert!(sequences(&path).is_empty());
+        let mut next = 1;
+        let mut oldest = 1;
+        for count in [1, 2, 5, 30, 3, 40] {
+            oldest = append(&path, next, next + count - 1).max(oldest);
+            next += count;
+            let found = sequences(&path);
+            assert_eq!(found.last(), Some(&(next - 1)));
+            assert!(found[0] <= oldest, "{found:?} from {oldest}");
+            assert!(found.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_not_finished_ends_the_journal() {
+        let (_dir, path) = journal();
+        append(&path, 1, 4);
+        let file = path.join(NAMES[0]);
+        let whole = fs::read(&file).unwrap();
+        let (_, length) = decode(&whole).unwrap();
+        for lost in 1..length {
+            let mut torn = whole.clone();
+            torn[4 * length - lost..].fill(0);
+            fs::write(&file, torn).unwrap();
+            assert_eq!(sequences(&path), [1, 2, 3], "without {lost} bytes");
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_before_the_last_is_told() {
+        let (_dir, path) = journal();
+        append(&path, 1, 4);
+        let file = path.join(NAMES[0]);
+        let mut bytes = fs::read(&file).unwrap();
+        let (_, length) = decode(&bytes).unwrap();
+        bytes[length + HEADER + 9] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let error = Journal::open(&path, LIMIT).unwrap_err();
+        assert!(matches!(error, ReadError::Damage(Damage::Journal { sequence: 2 })), "{error:?}");
+        fs::remove_file(&file).unwrap();
+        assert!(matches!(Journal::open(&path, LIMIT), Err(ReadError::Damage(Damage::JournalMissing))));
+    }
+}
