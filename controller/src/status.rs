@@ -26,8 +26,12 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
             Refusal::Stale { .. } => Code::Aborted,
-            Refusal::NoSuchStack(_) | Refusal::NoSuchService(_) | Refusal::NoSuchNode(_) => Code::NotFound,
-            Refusal::GlobalService(_) | Refusal::BeingRemoved(_) | Refusal::PortTaken { .. } => {
+            Refusal::NoSuchStack(_)
+            | Refusal::NoSuchService(_)
+            | Refusal::NoSuchNode(_)
+            | Refusal::NoSuchController(_) => Code::NotFound,
+            Refusal::ControllerExists { .. } => Code::AlreadyExists,
+            Refusal::LastVoter | Refusal::GlobalService(_) | Refusal::BeingRemoved(_) | Refusal::PortTaken { .. } => {
                 Code::FailedPrecondition
             }
             Refusal::NoFreePort { .. } | Refusal::Limit(_) => Code::ResourceExhausted,

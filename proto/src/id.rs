@@ -85,6 +85,10 @@ name!(
     NodeId, "node name"
 );
 name!(
+    /// A controller, as people call it: the host's name by default. Its id in raft is a [`PeerId`].
+    ControllerName, "controller name"
+);
+name!(
     /// A Compose project.
     StackName, "stack name"
 );

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     assignment::PublishedPort,
     cause::Cause,
-    id::{NodeId, ServiceId, Slot, StackName, TaskId, Version},
+    id::{ControllerName, NodeId, ServiceId, Slot, StackName, TaskId, Version},
     spec::ServiceSpec,
     time::Timestamp,
 };
@@ -118,10 +118,25 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Subject {
-    Stack { stack: StackName },
-    Service { service: ServiceId },
-    Task { task: TaskId, service: ServiceId, slot: Slot },
-    Node { node: NodeId },
+    Stack {
+        stack: StackName,
+    },
+    Service {
+        service: ServiceId,
+    },
+    Task {
+        task: TaskId,
+        service: ServiceId,
+        slot: Slot,
+    },
+    Node {
+        node: NodeId,
+    },
+    Controller {
+        controller: ControllerName,
+    },
+    /// The cluster as a whole.
+    Cluster,
 }
 
 /// An image of one node's store.

@@ -53,6 +53,7 @@ fn selected(state: &ClusterState, selection: &Selection, event: &Event) -> bool 
     match &event.subject {
         Subject::Stack { stack } => selection.has_stack(stack),
         Subject::Service { service } => !selection.narrows_tasks() && selection.has_service(service),
+        Subject::Controller { .. } | Subject::Cluster => !selection.names_services() && !selection.narrows_tasks(),
         Subject::Node { node } => selection.has_node(node) && !selection.names_services(),
         Subject::Task { task, service, slot } => match state.tasks.get(task) {
             Some(task) => selection.has_task(task),

@@ -4,6 +4,7 @@
 //! go through [`Edit`], which keeps the indexes and the nodes' generations in step.
 
 mod change;
+mod controllers;
 mod node;
 mod stack;
 
@@ -73,7 +74,12 @@ impl ClusterState {
 
     fn raise_bases(&mut self, version: Version, command: &Command) {
         match command {
-            Command::Report { .. } => {}
+            Command::Report { .. }
+            | Command::PutController { .. }
+            | Command::SetSpares { .. }
+            | Command::DismissController { .. }
+            | Command::RemoveController { .. }
+            | Command::Configure { .. } => {}
             Command::ApplyPlan { .. } => self.plan_base = version,
             Command::PutStack { .. }
             | Command::RemoveStack { .. }
@@ -113,6 +119,16 @@ impl<'a> Edit<'a> {
             Command::SetNodeState { node, state } => self.set_node_state(node, *state),
             Command::Report { node, reports } => {
                 reports.iter().for_each(|report| self.report(node, report));
+                Ok(())
+            }
+            Command::PutController { id, name, address, release, spare } => {
+                self.put_controller(*id, name, address, release, *spare)
+            }
+            Command::SetSpares { spares } => self.set_spares(spares),
+            Command::DismissController { id } => self.dismiss_controller(*id),
+            Command::RemoveController { id } => self.remove_controller(*id),
+            Command::Configure { settings } => {
+                self.configure(settings);
                 Ok(())
             }
             Command::ApplyPlan { base, changes } => self.apply_plan(*base, changes),

@@ -9,7 +9,12 @@ use imbl::Vector;
 use roster_proto::{id::Version, node::Node, report::Event, task::Task};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{ClusterState, Service, command::Entry, index::Index};
+use super::{
+    ClusterState, Service,
+    command::Entry,
+    controllers::{ControllerInfo, Settings},
+    index::Index,
+};
 
 const SNAPSHOT_MAGIC: &[u8] = b"roster-state";
 const SNAPSHOT_FORMAT: u8 = 1;
@@ -42,6 +47,8 @@ struct SnapshotRef<'a> {
     services: Vec<&'a Service>,
     tasks: Vec<&'a Task>,
     nodes: Vec<&'a Node>,
+    controllers: Vec<&'a ControllerInfo>,
+    settings: &'a Settings,
     events: Vec<&'a Event>,
 }
 
@@ -53,6 +60,10 @@ struct Snapshot {
     services: Vec<Arc<Service>>,
     tasks: Vec<Arc<Task>>,
     nodes: Vec<Arc<Node>>,
+    #[serde(default)]
+    controllers: Vec<Arc<ControllerInfo>>,
+    #[serde(default)]
+    settings: Settings,
     events: Vec<Arc<Event>>,
 }
 
@@ -65,6 +76,8 @@ impl ClusterState {
             services: self.services.values().map(Arc::as_ref).collect(),
             tasks: self.tasks.values().map(Arc::as_ref).collect(),
             nodes: self.nodes.values().map(Arc::as_ref).collect(),
+            controllers: self.controllers.values().map(Arc::as_ref).collect(),
+            settings: &self.settings,
             events: self.events.iter().map(Arc::as_ref).collect(),
         };
         let mut bytes = SNAPSHOT_MAGIC.to_vec();
@@ -84,6 +97,8 @@ impl ClusterState {
             services: snapshot.services.into_iter().map(|service| (service.id.clone(), service)).collect(),
             tasks: snapshot.tasks.into_iter().map(|task| (task.id.clone(), task)).collect(),
             nodes: snapshot.nodes.into_iter().map(|node| (node.id.clone(), node)).collect(),
+            controllers: snapshot.controllers.into_iter().map(|controller| (controller.id, controller)).collect(),
+            settings: snapshot.settings,
             events: snapshot.events.into_iter().collect::<Vector<_>>(),
         };
         state.refuse_contradictions()?;

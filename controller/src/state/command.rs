@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use roster_proto::{
     cause::Cause,
-    id::{NodeId, ServiceId, Slot, StackName, TaskId, Version},
+    id::{ControllerName, NodeId, PeerId, ServiceId, Slot, StackName, TaskId, Version},
     node::{NodeDescription, NodeState},
     spec::StackSpec,
     task::{StopReason, TaskReport},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
+
+use super::controllers::Settings;
 
 /// A command with the moment it was proposed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,30 @@ pub enum Command {
     Report {
         node: NodeId,
         reports: Vec<TaskReport>,
+    },
+    /// A controller joins, or is somewhere else or runs another release than before.
+    PutController {
+        id: PeerId,
+        name: ControllerName,
+        address: String,
+        release: String,
+        /// Of one that joins.
+        spare: bool,
+    },
+    /// Who is to be a spare from now on, and who no longer. All or none.
+    SetSpares {
+        spares: BTreeMap<PeerId, bool>,
+    },
+    /// The controller is to be taken out of raft's configuration.
+    DismissController {
+        id: PeerId,
+    },
+    /// It is out of it, or never was in it.
+    RemoveController {
+        id: PeerId,
+    },
+    Configure {
+        settings: Settings,
     },
     /// Refused as a whole when `base` is not the state's `plan_base`.
     ApplyPlan {
@@ -125,6 +151,14 @@ pub enum Refusal {
     NoSuchService(ServiceId),
     #[error("there is no node {0}: `rctl node ls` lists what there is")]
     NoSuchNode(NodeId),
+    #[error("there is no controller {0}: `rctl cluster status` lists what there is")]
+    NoSuchController(PeerId),
+    #[error(
+        "there is a controller {name} already ({id}): choose another name, or remove that one with `rctl cluster rm {name}`"
+    )]
+    ControllerExists { name: ControllerName, id: PeerId },
+    #[error("no controller would have a vote: add or promote another one first")]
+    LastVoter,
     #[error("service {0} is in global mode, one task on every node: it cannot be scaled")]
     GlobalService(ServiceId),
     #[error("service {0} is being removed: apply its stack again to bring it back")]

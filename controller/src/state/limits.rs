@@ -12,3 +12,5 @@ pub const MAX_REPLICAS: u32 = 10_000;
 pub const MAX_WANTED: u64 = 50_000;
 
 pub const MAX_NODES: usize = 1_000;
+
+pub const MAX_CONTROLLERS: usize = 16;

@@ -9,6 +9,7 @@
 mod apply;
 mod codec;
 pub mod command;
+pub mod controllers;
 mod index;
 mod limits;
 mod ports;
@@ -20,7 +21,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use imbl::{OrdMap, Vector};
 use roster_proto::{
     assignment::{Assignment, AssignmentSet, PublishedPort},
-    id::{NodeId, ServiceId, Slot, TaskId, Version},
+    id::{NodeId, PeerId, ServiceId, Slot, TaskId, Version},
     node::{Node, NodeState},
     report::Event,
     spec::{ServiceSpec, TaskSpec},
@@ -29,13 +30,16 @@ use roster_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::index::Index;
 pub(crate) use self::ports::overlap;
 pub use self::{
     apply::Applied,
     codec::CodecError,
-    limits::{EVENTS_KEPT, MAX_NODES, MAX_REPLICAS, MAX_SERVICES, MAX_WANTED},
+    limits::{EVENTS_KEPT, MAX_CONTROLLERS, MAX_NODES, MAX_REPLICAS, MAX_SERVICES, MAX_WANTED},
     ports::AUTOMATIC_PORTS,
+};
+use self::{
+    controllers::{ControllerInfo, Settings},
+    index::Index,
 };
 
 /// Clones are cheap: a reader keeps a whole version while the log moves on.
@@ -50,6 +54,9 @@ pub struct ClusterState {
     pub services: OrdMap<ServiceId, Arc<Service>>,
     pub tasks: OrdMap<TaskId, Arc<Task>>,
     pub nodes: OrdMap<NodeId, Arc<Node>>,
+    /// Who is wanted as a member, and how.
+    pub controllers: OrdMap<PeerId, Arc<ControllerInfo>>,
+    pub settings: Settings,
     /// Of the last change to specs or nodes: what a user's plan rests on.
     intent_base: Version,
     events: Vector<Arc<Event>>,

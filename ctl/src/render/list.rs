@@ -221,6 +221,8 @@ pub fn event(event: &Event, wide: bool) -> String {
         Subject::Task { service, slot, task } if wide => format!("task {service}.{slot} {task}"),
         Subject::Task { service, slot, .. } => format!("task {service}.{slot}"),
         Subject::Node { node } => format!("node {node}"),
+        Subject::Controller { controller } => format!("controller {controller}"),
+        Subject::Cluster => "cluster".to_owned(),
     };
     let cause = event.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
     let text = super::table::clean(&format!("{}{cause}", event.message));

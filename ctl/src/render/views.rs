@@ -207,6 +207,8 @@ pub enum SubjectView {
     Service { service: String },
     Task { task: String, service: String, slot: String },
     Node { node: String },
+    Controller { controller: String },
+    Cluster,
 }
 
 impl From<&Subject> for SubjectView {
@@ -218,6 +220,8 @@ impl From<&Subject> for SubjectView {
                 Self::Task { task: task.to_string(), service: service.to_string(), slot: slot.to_string() }
             }
             Subject::Node { node } => Self::Node { node: node.to_string() },
+            Subject::Controller { controller } => Self::Controller { controller: controller.to_string() },
+            Subject::Cluster => Self::Cluster,
         }
     }
 }

@@ -173,6 +173,8 @@ impl From<Subject> for wire::Subject {
                     Kind::Task(TaskSubject { task: task.into(), service: service.into(), slot: Some(slot.into()) })
                 }
                 Subject::Node { node } => Kind::Node(node.into()),
+                Subject::Controller { controller } => Kind::Controller(controller.into()),
+                Subject::Cluster => Kind::Cluster(true),
             }),
         }
     }
@@ -191,6 +193,8 @@ impl TryFrom<wire::Subject> for Subject {
                 slot: required("slot", task.slot)?,
             },
             Kind::Node(node) => Subject::Node { node: name("node", &node)? },
+            Kind::Controller(controller) => Subject::Controller { controller: name("controller", &controller)? },
+            Kind::Cluster(_) => Subject::Cluster,
         })
     }
 }

@@ -1,0 +1,63 @@
+//! The controllers of the cluster, and what is set for it as a whole.
+//!
+//! What is here is what is wanted: who belongs, and who is to vote. Who votes at this moment is raft's configuration,
+//! which the leader brings in line with this ([`crate::leader::membership`]); so every change of members that was
+//! begun is carried on by whoever leads next.
+
+use roster_proto::{
+    id::{ControllerName, PeerId},
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use super::ClusterState;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerInfo {
+    /// Minted when it joined; never used again.
+    pub id: PeerId,
+    pub name: ControllerName,
+    /// HOST:PORT at which the others reach it; empty while the only controller listens nowhere.
+    pub address: String,
+    /// What it runs.
+    pub release: String,
+    /// Keeps up without a vote, and stands in for a voter that dies.
+    pub spare: bool,
+    /// Is to be taken out of raft's configuration and then forgotten.
+    pub leaving: bool,
+    pub joined: Timestamp,
+}
+
+impl ControllerInfo {
+    /// Is to have a vote.
+    pub fn votes(&self) -> bool {
+        !self.spare && !self.leaving
+    }
+}
+
+/// Microseconds throughout, so that the log needs no type of its own for them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// A voter that was unreachable this long is replaced by a spare; 0: never.
+    pub replace_controller_after: u64,
+    /// How long the brake holds by itself; 0: until it is released.
+    pub brake_for: u64,
+    /// Of new certificates.
+    pub certificate_lifetime: u64,
+}
+
+const SECOND: u64 = 1_000_000;
+const DAY: u64 = 24 * 60 * 60 * SECOND;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { replace_controller_after: 120 * SECOND, brake_for: 600 * SECOND, certificate_lifetime: 90 * DAY }
+    }
+}
+
+impl ClusterState {
+    pub fn controller_named(&self, name: &ControllerName) -> Option<&ControllerInfo> {
+        self.controllers.values().map(AsRef::as_ref).find(|controller| controller.name == *name)
+    }
+}
