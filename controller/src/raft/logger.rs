@@ -17,6 +17,10 @@ impl Drain for ToTracing {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, context: &OwnedKVList) -> Result<(), Never> {
+        // Raft says a lot to nobody; putting it into words takes longer than the rest of what raft does.
+        if !is_heard(record.level()) {
+            return Ok(());
+        }
         let mut fields = Fields(String::new());
         // Neither can fail: `Fields` takes whatever it is given.
         let _ = record.kv().serialize(record, &mut fields);
@@ -29,6 +33,15 @@ impl Drain for ToTracing {
             Level::Debug | Level::Trace => tracing::trace!(target: "raft", "{message}{fields}"),
         }
         Ok(())
+    }
+}
+
+fn is_heard(level: Level) -> bool {
+    match level {
+        Level::Critical | Level::Error => tracing::enabled!(target: "raft", tracing::Level::ERROR),
+        Level::Warning => tracing::enabled!(target: "raft", tracing::Level::WARN),
+        Level::Info => tracing::enabled!(target: "raft", tracing::Level::DEBUG),
+        Level::Debug | Level::Trace => tracing::enabled!(target: "raft", tracing::Level::TRACE),
     }
 }
 
