@@ -22,13 +22,22 @@ pub(super) struct Medium(Arc<Mutex<Content>>);
 pub(super) struct Content {
     pub(super) records: Records,
     pub(super) witness: Witness,
-    /// The records after each write.
-    pub(super) history: Vec<Records>,
+    /// The records after each write, when they are recorded.
+    pub(super) history: Option<Vec<Records>>,
     /// How many operations succeed before one fails, and whether that one takes effect all the same.
     pub(super) crash: Option<(usize, bool)>,
+    /// It did fail.
+    pub(super) failed: bool,
 }
 
 impl Medium {
+    /// One that remembers what it held after each write.
+    pub(super) fn recording() -> Self {
+        let medium = Self::default();
+        medium.content().history = Some(Vec::new());
+        medium
+    }
+
     pub(super) fn content(&self) -> MutexGuard<'_, Content> {
         self.0.lock().unwrap()
     }
@@ -46,6 +55,7 @@ impl Medium {
     pub(super) fn disk(&self) -> SimDisk {
         let mut content = self.content();
         content.crash = None;
+        content.failed = false;
         SimDisk { medium: self.clone(), witness: content.witness.clone() }
     }
 }
@@ -65,6 +75,7 @@ impl SimDisk {
                 if std::mem::take(effective) {
                     effect(&mut content);
                 }
+                content.failed = true;
                 let source = "simulated".into();
                 Err(DiskError { action: "write", path: PathBuf::from("simulated"), source })
             }
@@ -96,8 +107,9 @@ impl Disk for SimDisk {
                 content.records.remove(&key);
             }
             content.records.extend(batch.puts);
-            let records = content.records.clone();
-            content.history.push(records);
+            if let Some(history) = &mut content.history {
+                history.push(content.records.clone());
+            }
         })?;
         self.operate(|content| content.witness = witness)
     }
