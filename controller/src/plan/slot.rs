@@ -18,7 +18,8 @@ use super::{
 use crate::state::{Service, command::Change};
 
 /// How often a slot is looked at again in one pass. Stopping a task that was never bound ends it at once, and what
-/// follows belongs to the same plan; twice is the longest chain there is.
+/// follows belongs to the same plan, as does what a hand-over that is called off leaves behind; twice is the longest
+/// chain there is.
 const LOOKS: usize = 3;
 
 pub(super) fn tend_service(draft: &mut Draft, service: &Arc<Service>) {
@@ -103,7 +104,9 @@ fn hand_over_failed(draft: &Draft, service: &Service, task: &Task) -> bool {
 /// A start-first rollout: the older task goes when the newest has proved itself.
 fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], newest: &Arc<Task>) -> bool {
     if newest.spec_version != service.spec_version {
-        return stop(draft, newest, StopReason::Updated);
+        stop(draft, newest, StopReason::Updated);
+        // The older one stands for the slot alone again.
+        return true;
     }
     if newest.node.is_none() {
         return wait(draft, service, newest);
@@ -127,7 +130,8 @@ fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], ne
 /// A task that has no node yet.
 fn wait(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
     if task.spec_version != service.spec_version {
-        return stop(draft, task, StopReason::Updated);
+        stop(draft, task, StopReason::Updated);
+        return true;
     }
     match task.not_before.filter(|moment| *moment > draft.now) {
         Some(moment) => draft.wake_at(moment),
@@ -178,12 +182,12 @@ fn move_away(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>, node: 
     }
 }
 
-/// Tells the task to stop; true when it has ended by that: it was bound to no node, or to one that is lost.
-fn stop(draft: &mut Draft, task: &Task, reason: StopReason) -> bool {
+/// Tells the task to stop. By that alone it has ended when its node is lost.
+fn stop(draft: &mut Draft, task: &Task, reason: StopReason) {
     if task.desired == Desired::Run {
         draft.push(Change::StopTask { task: task.id.clone(), reason });
     }
-    task.node.is_none() || orphan_if_lost(draft, &task.id)
+    orphan_if_lost(draft, &task.id);
 }
 
 /// A task that is to stop on a node that no longer answers will not be heard of: when the node comes back, the task

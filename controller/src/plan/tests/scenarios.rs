@@ -49,6 +49,7 @@ scenarios! {
     rollout_start_first_changes_its_mind
     rollout_start_first_fails
     rollout_start_first_loses_its_node
+    rollout_start_first_loses_its_old_node
     rollout_stop_first
     spread
 }
