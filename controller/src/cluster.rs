@@ -64,11 +64,20 @@ impl Cluster {
 
     /// Returns once the command is durable and applied: a read that follows sees it.
     pub async fn change(&self, command: Command) -> Result<Changed, ChangeError> {
+        self.propose(Entry::new(self.now(), command)).await
+    }
+
+    /// The same, for a client that may ask again: what became of its first request is the answer to every later one.
+    pub async fn change_for(&self, request: String, command: Command) -> Result<Changed, ChangeError> {
+        self.propose(Entry { at: self.now(), request: Some(request), command }).await
+    }
+
+    async fn propose(&self, entry: Entry) -> Result<Changed, ChangeError> {
         let begun = Instant::now();
-        let (version, applied) = self.store.propose(Entry { at: self.now(), command }).await?;
+        let (_, applied) = self.store.propose(entry).await?;
         self.metrics.proposed(begun.elapsed());
         match applied.outcome {
-            Outcome::Applied | Outcome::Unchanged => Ok(Changed { version }),
+            Outcome::Applied | Outcome::Unchanged => Ok(Changed { version: applied.version }),
             Outcome::Refused(refusal) => Err(refusal.into()),
         }
     }

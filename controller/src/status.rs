@@ -26,14 +26,19 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
             Refusal::Stale { .. } => Code::Aborted,
-            Refusal::NoSuchStack(_)
-            | Refusal::NoSuchService(_)
-            | Refusal::NoSuchNode(_)
-            | Refusal::NoSuchController(_) => Code::NotFound,
-            Refusal::ControllerExists { .. } => Code::AlreadyExists,
-            Refusal::LastVoter | Refusal::GlobalService(_) | Refusal::BeingRemoved(_) | Refusal::PortTaken { .. } => {
-                Code::FailedPrecondition
-            }
+            Refusal::NoSuchStack(_) | Refusal::NoSuchService(_) | Refusal::NoSuchNode(_) => Code::NotFound,
+            Refusal::NoSuchController(_) | Refusal::NoSuchToken(_) | Refusal::NoSuchUser(_) => Code::NotFound,
+            Refusal::GlobalService(_)
+            | Refusal::BeingRemoved(_)
+            | Refusal::PortTaken { .. }
+            | Refusal::NodeBusy { .. }
+            | Refusal::NotFenced { .. }
+            | Refusal::AlreadyInitialised(_)
+            | Refusal::NotInitialised
+            | Refusal::LastVoter => Code::FailedPrecondition,
+            Refusal::ControllerExists { .. } | Refusal::TokenExists(_) => Code::AlreadyExists,
+            Refusal::InvalidLabel { .. } | Refusal::OutOfRange { .. } | Refusal::NoAuthority => Code::InvalidArgument,
+            Refusal::UnknownToken | Refusal::TokenExpired { .. } | Refusal::TokenUsedUp(_) => Code::Unauthenticated,
             Refusal::NoFreePort { .. } | Refusal::Limit(_) => Code::ResourceExhausted,
         };
         Status::new(code, refusal.to_string())

@@ -29,6 +29,17 @@ pub enum Cause {
         node: NodeId,
         since: Timestamp,
     },
+    /// For its node, which vanished together with most others: the brake holds, and nothing is moved.
+    Braked {
+        node: NodeId,
+        since: Timestamp,
+        until: Option<Timestamp>,
+    },
+    /// A singleton: for the lease that it may still run by on its node, which no longer answers.
+    WaitsForLease {
+        node: NodeId,
+        since: Timestamp,
+    },
     /// For its image.
     Pulling {
         image: String,
@@ -135,6 +146,20 @@ impl fmt::Display for Cause {
             Cause::Predecessor { task } => write!(f, "waits for {task} to end"),
             Cause::NodeDown { node, since } => {
                 write!(f, "node {node} has not answered since {since} and no other node can take it")
+            }
+            Cause::Braked { node, since, until } => {
+                write!(f, "too many nodes vanished at once, so nothing is moved off node {node} since {since}")?;
+                match until {
+                    Some(until) => write!(f, " and until {until}")?,
+                    None => {}
+                }
+                write!(f, "; `rctl cluster release-brake` lets it move at once")
+            }
+            Cause::WaitsForLease { node, since } => {
+                write!(
+                    f,
+                    "node {node} has not answered since {since}, and a singleton is replaced only when its lease there has run out"
+                )
             }
             Cause::Pulling { image } => write!(f, "pulling image {image}"),
             Cause::Stopping { reason, kill_at } => write!(f, "stopping ({reason}), killed at {kill_at}"),

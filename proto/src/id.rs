@@ -18,14 +18,24 @@ pub struct InvalidId {
 
 const NAME_RULE: &str = "use 1 to 63 lower-case letters, digits, '-' or '_', beginning with a letter or digit";
 
+const CLUSTER_RULE: &str = "it is 16 letters a to z and digits 2 to 7";
+
 fn is_name(value: &str) -> bool {
     (1..=63).contains(&value.len())
         && value.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && value.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
 }
 
+/// Base 32: 80 random bits.
+fn is_cluster(value: &str) -> bool {
+    value.len() == 16 && value.bytes().all(|c| matches!(c, b'a'..=b'z' | b'2'..=b'7'))
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        name!($(#[$doc])* $name, $what, is_name, NAME_RULE);
+    };
+    ($(#[$doc:meta])* $name:ident, $what:literal, $is:ident, $rule:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -34,10 +44,10 @@ macro_rules! name {
         impl $name {
             pub fn new(value: impl Into<String>) -> Result<Self, InvalidId> {
                 let value = value.into();
-                if is_name(&value) {
+                if $is(&value) {
                     Ok(Self(value))
                 } else {
-                    Err(InvalidId { what: $what, value, rule: NAME_RULE })
+                    Err(InvalidId { what: $what, value, rule: $rule })
                 }
             }
 
@@ -99,6 +109,11 @@ name!(
 name!(
     /// One attempt to run a slot. Minted at random by the leader and never used twice.
     TaskId, "task id"
+);
+
+name!(
+    /// A cluster, in every certificate of its members: random, made when it is founded.
+    ClusterId, "cluster id", is_cluster, CLUSTER_RULE
 );
 
 /// A service of the cluster: `stack/service`.

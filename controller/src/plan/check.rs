@@ -94,7 +94,8 @@ pub fn check_plan(state: &ClusterState, plan: &Plan, now: Timestamp) -> Vec<Viol
         }
         let before = after.clone();
         after.rehearse(now, change);
-        let same = before.tasks.ptr_eq(&after.tasks) && before.services.ptr_eq(&after.services);
+        let same =
+            before.tasks.ptr_eq(&after.tasks) && before.services.ptr_eq(&after.services) && before.brake == after.brake;
         if same {
             violations.push(Violation::NoEffect { change: format!("{change:?}") });
         }

@@ -190,7 +190,8 @@ fn weight(change: &Change) -> usize {
         Change::AssignTask { .. }
         | Change::StopTask { .. }
         | Change::RemoveTask { .. }
-        | Change::ForgetService { .. } => None,
+        | Change::ForgetService { .. }
+        | Change::EndBrake => None,
     };
     1 + cause.map_or(0, |cause| cause.to_string().len() / CAUSE_UNIT)
 }

@@ -153,5 +153,5 @@ fn obey(state: &mut ClusterState, now: Timestamp) -> bool {
 
 fn apply(state: &mut ClusterState, at: Timestamp, command: Command) -> Outcome {
     let version = Version(state.version.0.saturating_add(1));
-    state.apply(version, &Entry { at, command }).outcome
+    state.apply(version, &Entry::new(at, command)).outcome
 }

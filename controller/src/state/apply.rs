@@ -3,9 +3,11 @@
 //! Every command works on a copy (which is cheap), so that a refusal in its middle leaves nothing behind. All writes
 //! go through [`Edit`], which keeps the indexes and the nodes' generations in step.
 
+mod brake;
 mod change;
 mod controllers;
 mod node;
+mod security;
 mod stack;
 
 use std::sync::Arc;
@@ -23,11 +25,14 @@ use super::{
     ClusterState, EVENTS_KEPT, Service,
     command::{Change, Command, Entry, Outcome, Refusal},
     index,
+    requests::Answered,
 };
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
+    /// Of the command; of the first one, when its request had come before.
+    pub version: Version,
     pub outcome: Outcome,
     /// What to tell those who watch; the state keeps them too.
     pub events: Vec<Event>,
@@ -36,6 +41,21 @@ pub struct Applied {
 impl ClusterState {
     /// Applies the command at log position `version`. The same state, version and entry always give the same result.
     pub fn apply(&mut self, version: Version, entry: &Entry) -> Applied {
+        if let Some(before) = entry.request.as_deref().and_then(|id| self.requests.get(id)) {
+            let applied = Applied { version: before.version, outcome: before.outcome.clone(), events: Vec::new() };
+            self.version = version;
+            return applied;
+        }
+        let applied = self.apply_once(version, entry);
+        self.version = version;
+        if let Some(id) = &entry.request {
+            let outcome = applied.outcome.clone();
+            self.requests.remember(Answered { id: id.clone(), version, outcome });
+        }
+        applied
+    }
+
+    fn apply_once(&mut self, version: Version, entry: &Entry) -> Applied {
         let mut next = self.clone();
         let mut edit = Edit::new(&mut next, version, entry.at);
         let result = edit.command(&entry.command);
@@ -47,12 +67,10 @@ impl ClusterState {
                 next.keep_events(&events);
                 next.raise_bases(version, &entry.command);
                 *self = next;
-                self.version = version;
-                return Applied { outcome: Outcome::Applied, events };
+                return Applied { version, outcome: Outcome::Applied, events };
             }
         };
-        self.version = version;
-        Applied { outcome, events: Vec::new() }
+        Applied { version, outcome, events: Vec::new() }
     }
 
     /// What one change of a plan would make of this state, without its events.
@@ -74,19 +92,32 @@ impl ClusterState {
 
     fn raise_bases(&mut self, version: Version, command: &Command) {
         match command {
+            // Neither specs nor nodes.
             Command::Report { .. }
+            | Command::InitCluster { .. }
             | Command::PutController { .. }
             | Command::SetSpares { .. }
             | Command::DismissController { .. }
             | Command::RemoveController { .. }
-            | Command::Configure { .. } => {}
+            | Command::Configure { .. }
+            | Command::SetAuthorities { .. }
+            | Command::PutToken { .. }
+            | Command::RevokeToken { .. }
+            | Command::UseToken { .. }
+            | Command::PutUser { .. }
+            | Command::RemoveUser { .. } => {}
             Command::ApplyPlan { .. } => self.plan_base = version,
             Command::PutStack { .. }
             | Command::RemoveStack { .. }
             | Command::RemoveService { .. }
             | Command::Scale { .. }
             | Command::RegisterNode { .. }
-            | Command::SetNodeState { .. } => {
+            | Command::SetNodeState { .. }
+            | Command::SetAvailability { .. }
+            | Command::SetNodeLabels { .. }
+            | Command::RemoveNode { .. }
+            | Command::SetNodeFenced { .. }
+            | Command::ReleaseBrake => {
                 self.plan_base = version;
                 self.intent_base = version;
             }
@@ -127,10 +158,22 @@ impl<'a> Edit<'a> {
             Command::SetSpares { spares } => self.set_spares(spares),
             Command::DismissController { id } => self.dismiss_controller(*id),
             Command::RemoveController { id } => self.remove_controller(*id),
-            Command::Configure { settings } => {
-                self.configure(settings);
+            Command::SetAvailability { node, availability } => self.set_availability(node, *availability),
+            Command::SetNodeLabels { node, put, remove } => self.set_node_labels(node, put, remove),
+            Command::RemoveNode { node, force } => self.remove_node(node, *force),
+            Command::SetNodeFenced { node } => self.set_node_fenced(node),
+            Command::ReleaseBrake => {
+                self.release_brake();
                 Ok(())
             }
+            Command::InitCluster { cluster, authority } => self.init_cluster(cluster, authority),
+            Command::Configure { settings } => self.configure(settings),
+            Command::SetAuthorities { authorities } => self.set_authorities(authorities),
+            Command::PutToken { id, role, digest, expires, uses } => self.put_token(id, *role, digest, *expires, *uses),
+            Command::RevokeToken { id } => self.revoke_token(id),
+            Command::UseToken { id, digest, name } => self.use_token(id, digest, name),
+            Command::PutUser { name, role, expires } => self.put_user(name, *role, *expires),
+            Command::RemoveUser { name } => self.remove_user(name),
             Command::ApplyPlan { base, changes } => self.apply_plan(*base, changes),
         }
     }

@@ -6,14 +6,22 @@
 use std::sync::Arc;
 
 use imbl::Vector;
-use roster_proto::{id::Version, node::Node, report::Event, task::Task};
+use roster_proto::{
+    id::{NodeId, Version},
+    node::Node,
+    report::Event,
+    task::Task,
+    time::Timestamp,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    ClusterState, Service,
+    Brake, ClusterState, Security, Service,
+    brake::Departed,
     command::Entry,
     controllers::{ControllerInfo, Settings},
     index::Index,
+    requests::Answered,
 };
 
 const SNAPSHOT_MAGIC: &[u8] = b"roster-state";
@@ -50,6 +58,10 @@ struct SnapshotRef<'a> {
     controllers: Vec<&'a ControllerInfo>,
     settings: &'a Settings,
     events: Vec<&'a Event>,
+    security: &'a Security,
+    brake: Option<&'a Brake>,
+    departed: Vec<(&'a NodeId, &'a Timestamp)>,
+    requests: Vec<&'a Answered>,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +77,14 @@ struct Snapshot {
     #[serde(default)]
     settings: Settings,
     events: Vec<Arc<Event>>,
+    #[serde(default)]
+    security: Arc<Security>,
+    #[serde(default)]
+    brake: Option<Brake>,
+    #[serde(default)]
+    departed: Vec<(NodeId, Timestamp)>,
+    #[serde(default)]
+    requests: Vec<Answered>,
 }
 
 impl ClusterState {
@@ -79,6 +99,10 @@ impl ClusterState {
             controllers: self.controllers.values().map(Arc::as_ref).collect(),
             settings: &self.settings,
             events: self.events.iter().map(Arc::as_ref).collect(),
+            security: &self.security,
+            brake: self.brake.as_ref(),
+            departed: self.departed.iter().collect(),
+            requests: self.requests.iter().collect(),
         };
         let mut bytes = SNAPSHOT_MAGIC.to_vec();
         bytes.push(SNAPSHOT_FORMAT);
@@ -100,6 +124,10 @@ impl ClusterState {
             controllers: snapshot.controllers.into_iter().map(|controller| (controller.id, controller)).collect(),
             settings: snapshot.settings,
             events: snapshot.events.into_iter().collect::<Vector<_>>(),
+            security: snapshot.security,
+            brake: snapshot.brake,
+            departed: snapshot.departed.into_iter().collect::<Departed>(),
+            requests: snapshot.requests.into_iter().collect(),
         };
         state.refuse_contradictions()?;
         Ok(state)
@@ -111,7 +139,9 @@ impl ClusterState {
                 let missing = format!("task {} runs a spec of service {} that is missing", task.id, task.service);
                 return Err(CodecError::Inconsistent(missing));
             }
-            if let Some(node) = task.node.as_ref().filter(|node| !self.nodes.contains_key(*node)) {
+            // A node that was removed lives on in the history of its tasks.
+            let ended = task.status.state.is_terminal();
+            if let Some(node) = task.node.as_ref().filter(|node| !ended && !self.nodes.contains_key(*node)) {
                 let missing = format!("task {} is bound to node {node}, which is missing", task.id);
                 return Err(CodecError::Inconsistent(missing));
             }

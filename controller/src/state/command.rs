@@ -4,21 +4,30 @@ use std::collections::BTreeMap;
 
 use roster_proto::{
     cause::Cause,
-    id::{ControllerName, NodeId, PeerId, ServiceId, Slot, StackName, TaskId, Version},
-    node::{NodeDescription, NodeState},
+    id::{ClusterId, ControllerName, NodeId, PeerId, ServiceId, Slot, StackName, TaskId, Version},
+    node::{Availability, NodeDescription, NodeState},
     spec::StackSpec,
     task::{StopReason, TaskReport},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use super::controllers::Settings;
+use super::{AuthorityRecord, Secret, TokenRole, UserRole, controllers::Settings};
 
 /// A command with the moment it was proposed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub at: Timestamp,
+    /// The id that the client gave its request: the same one again does nothing and is answered as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     pub command: Command,
+}
+
+impl Entry {
+    pub fn new(at: Timestamp, command: Command) -> Self {
+        Self { at, request: None, command }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +61,34 @@ pub enum Command {
         node: NodeId,
         reports: Vec<TaskReport>,
     },
+    SetAvailability {
+        node: NodeId,
+        availability: Availability,
+    },
+    /// Merges: first `remove`, then `put`.
+    SetNodeLabels {
+        node: NodeId,
+        put: BTreeMap<String, String>,
+        remove: Vec<String>,
+    },
+    /// Forgets the node, gives up its tasks, and refuses its certificates.
+    RemoveNode {
+        node: NodeId,
+        /// Although tasks may still run there.
+        force: bool,
+    },
+    /// Nothing happens to a node that is Ready again.
+    SetNodeFenced {
+        node: NodeId,
+    },
+    /// By hand. Nothing happens when it is not engaged.
+    ReleaseBrake,
+
+    /// Once in a cluster's life.
+    InitCluster {
+        cluster: ClusterId,
+        authority: AuthorityRecord,
+    },
     /// A controller joins, or is somewhere else or runs another release than before.
     PutController {
         id: PeerId,
@@ -76,6 +113,36 @@ pub enum Command {
     Configure {
         settings: Settings,
     },
+    /// All that are to be trusted; the first signs.
+    SetAuthorities {
+        authorities: Vec<AuthorityRecord>,
+    },
+    PutToken {
+        id: String,
+        role: TokenRole,
+        digest: Secret,
+        expires: Timestamp,
+        uses: u32,
+    },
+    RevokeToken {
+        id: String,
+    },
+    /// Admits one member. Refused when the token is unknown, expired, used up, or its secret has another digest.
+    UseToken {
+        id: String,
+        digest: Secret,
+        /// Of whoever is admitted.
+        name: String,
+    },
+    PutUser {
+        name: String,
+        role: UserRole,
+        expires: Timestamp,
+    },
+    RemoveUser {
+        name: String,
+    },
+
     /// Refused as a whole when `base` is not the state's `plan_base`.
     ApplyPlan {
         base: Version,
@@ -128,10 +195,12 @@ pub enum Change {
     ForgetService {
         service: ServiceId,
     },
+    /// The brake's time has run out.
+    EndBrake,
 }
 
 /// What applying a command returned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Something changed.
     Applied,
@@ -141,7 +210,7 @@ pub enum Outcome {
 }
 
 /// Why a command was not applied. Nothing of it took effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     #[error("the cluster changed since this was planned (planned at version {base}, now {now}): plan again")]
     Stale { base: Version, now: Version },
@@ -167,6 +236,38 @@ pub enum Refusal {
     PortTaken { service: ServiceId, port: String, holder: ServiceId },
     #[error("service {service} needs a free host port and {first} to {last} are all taken")]
     NoFreePort { service: ServiceId, first: u16, last: u16 },
+    #[error(
+        "node {node} is Ready and runs {tasks} tasks: `rctl node drain {node}` moves them; --force removes it all the same, and what it runs goes on until its agent is stopped"
+    )]
+    NodeBusy { node: NodeId, tasks: usize },
+    #[error(
+        "the singleton {task} may still run on node {node} until its lease there has run out: wait until it is replaced, or use --force when you know that the node is off"
+    )]
+    NotFenced { node: NodeId, task: String },
+    #[error("{what} {value:?} is not allowed: {rule}")]
+    InvalidLabel { what: String, value: String, rule: String },
+    #[error("this cluster is initialised already, as {0}")]
+    AlreadyInitialised(ClusterId),
+    #[error("this cluster was never initialised: run `rctl cluster init` on its controller first")]
+    NotInitialised,
+    #[error("{what} is out of range: {rule}")]
+    OutOfRange { what: String, rule: String },
+    #[error("an authority that signs needs its certificate and its key")]
+    NoAuthority,
+    #[error("there is a join token {0} already")]
+    TokenExists(String),
+    #[error("there is no join token {0}: `rctl token ls` lists what there is")]
+    NoSuchToken(String),
+    #[error(
+        "the join token is not known here: it was revoked, or is another cluster's, or is mistyped; `rctl token create` makes a new one"
+    )]
+    UnknownToken,
+    #[error("join token {id} expired at {at}: `rctl token create` makes a new one")]
+    TokenExpired { id: String, at: Timestamp },
+    #[error("join token {0} is used up: `rctl token create` makes a new one")]
+    TokenUsedUp(String),
+    #[error("there is no user {0}: `rctl user ls` lists who there is")]
+    NoSuchUser(String),
     #[error("{0}")]
     Limit(String),
 }

@@ -50,6 +50,15 @@ pub struct Settings {
 const SECOND: u64 = 1_000_000;
 const DAY: u64 = 24 * 60 * 60 * SECOND;
 
+/// Of those settings that may be 0.
+pub const SHORTEST_DELAY: u64 = SECOND;
+
+/// Renewal must have a chance.
+pub const SHORTEST_CERTIFICATE: u64 = 60 * SECOND;
+
+/// Beyond it a mistake is likelier than a wish.
+pub const LONGEST_CERTIFICATE: u64 = 3_650 * DAY;
+
 impl Default for Settings {
     fn default() -> Self {
         Self { replace_controller_after: 120 * SECOND, brake_for: 600 * SECOND, certificate_lifetime: 90 * DAY }

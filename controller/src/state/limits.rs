@@ -14,3 +14,21 @@ pub const MAX_WANTED: u64 = 50_000;
 pub const MAX_NODES: usize = 1_000;
 
 pub const MAX_CONTROLLERS: usize = 16;
+/// Given by people, of one node.
+pub const MAX_NODE_LABELS: usize = 64;
+
+/// Letters of a label's name.
+pub const MAX_LABEL_NAME: usize = 128;
+
+/// Letters of a label's value.
+pub const MAX_LABEL_VALUE: usize = 256;
+
+pub const MAX_TOKENS: usize = 1_000;
+
+pub const MAX_USERS: usize = 1_000;
+
+/// Removed members whose certificates are refused by name.
+pub const MAX_REVOKED: usize = 4_096;
+
+/// Trusted at the same time: the one that signs, and those that are on their way out.
+pub const MAX_AUTHORITIES: usize = 4;

@@ -1,18 +1,22 @@
 //! The replicated state and the commands that change it. Pure and deterministic: every peer that applies the same
 //! log holds the same state, and a command that was logged never panics here.
 //!
-//! Owns: what users want (services), what is known (tasks, nodes), the recent events, and the indexes over them.
-//! Guarantees: a refused command leaves no trace but [`ClusterState::version`]; task states only move forward; a
+//! Owns: what users want (services), what is known (tasks, nodes), the cluster itself (controllers, settings, whom it
+//! trusts), the recent events and requests, and the indexes over them. Guarantees: a refused command leaves no trace but
+//! [`ClusterState::version`] and its request's id; a request that comes again is answered as before and does nothing; task states only move forward; a
 //! node's generation grows exactly when its assignment set changes; equal states encode to equal bytes.
 //! Absent: clocks, randomness, files, and any decision about what to do next, which is [`crate::plan`]'s.
 
 mod apply;
+mod brake;
 mod codec;
 pub mod command;
 pub mod controllers;
 mod index;
 mod limits;
 mod ports;
+mod requests;
+mod security;
 #[cfg(test)]
 mod tests;
 
@@ -33,13 +37,21 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::ports::overlap;
 pub use self::{
     apply::Applied,
+    brake::{Brake, WINDOW as BRAKE_WINDOW},
     codec::CodecError,
-    limits::{EVENTS_KEPT, MAX_CONTROLLERS, MAX_NODES, MAX_REPLICAS, MAX_SERVICES, MAX_WANTED},
+    limits::{
+        EVENTS_KEPT, MAX_AUTHORITIES, MAX_CONTROLLERS, MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_NODE_LABELS, MAX_NODES,
+        MAX_REPLICAS, MAX_REVOKED, MAX_SERVICES, MAX_TOKENS, MAX_USERS, MAX_WANTED,
+    },
     ports::AUTOMATIC_PORTS,
+    requests::{MAX_REQUEST_ID, REQUESTS_KEPT},
+    security::{AuthorityRecord, Holder, Secret, Security, TokenRecord, TokenRole, UserRecord, UserRole},
 };
 use self::{
+    brake::Departed,
     controllers::{ControllerInfo, Settings},
     index::Index,
+    requests::Requests,
 };
 
 /// Clones are cheap: a reader keeps a whole version while the log moves on.
@@ -57,6 +69,10 @@ pub struct ClusterState {
     /// Who is wanted as a member, and how.
     pub controllers: OrdMap<PeerId, Arc<ControllerInfo>>,
     pub settings: Settings,
+    pub security: Arc<Security>,
+    pub brake: Option<Brake>,
+    departed: Departed,
+    requests: Requests,
     /// Of the last change to specs or nodes: what a user's plan rests on.
     intent_base: Version,
     events: Vector<Arc<Event>>,

@@ -39,6 +39,12 @@ impl From<Cause> for wire::Cause {
             Cause::ShimLost => Kind::ShimLost(w::ShimLost {}),
             Cause::NodeLost { node } => Kind::NodeLost(node.into()),
             Cause::LeaseLost => Kind::LeaseLost(w::LeaseLost {}),
+            Cause::Braked { node, since, until } => {
+                Kind::Braked(w::Braked { node: node.into(), since: since.into(), until: until.map(Into::into) })
+            }
+            Cause::WaitsForLease { node, since } => {
+                Kind::WaitsForLease(w::WaitsForLease { node: node.into(), since: since.into() })
+            }
             Cause::GaveUp { attempts, last } => {
                 Kind::GaveUp(Box::new(w::GaveUp { attempts, last: Some(Box::new((*last).into())) }))
             }
@@ -83,6 +89,10 @@ fn from_wire(cause: wire::Cause, depth: usize) -> Result<Cause, ConvertError> {
         Kind::Impossible(w) => Cause::Impossible { what: w.what, reason: w.reason },
         Kind::StartFailed(w) => Cause::StartFailed { step: w.step, error: w.error },
         Kind::ShimLost(_) => Cause::ShimLost,
+        Kind::Braked(w) => {
+            Cause::Braked { node: name("node", &w.node)?, since: Timestamp(w.since), until: w.until.map(Timestamp) }
+        }
+        Kind::WaitsForLease(w) => Cause::WaitsForLease { node: name("node", &w.node)?, since: Timestamp(w.since) },
         Kind::LeaseLost(_) => Cause::LeaseLost,
         Kind::NodeLost(node) => Cause::NodeLost { node: name("node_lost", &node)? },
         Kind::GaveUp(w) => Cause::GaveUp { attempts: w.attempts, last: last(w.last, depth)? },

@@ -113,6 +113,9 @@ fn causes() -> Vec<Cause> {
         Cause::StartFailed { step: "a".into(), error: "b".into() },
         Cause::ShimLost,
         Cause::LeaseLost,
+        Cause::Braked { node: node(), since: Timestamp(7), until: Some(Timestamp(8)) },
+        Cause::Braked { node: node(), since: Timestamp(7), until: None },
+        Cause::WaitsForLease { node: node(), since: Timestamp(7) },
         Cause::NodeLost { node: node() },
         Cause::GaveUp { attempts: 3, last: Box::new(exited) },
     ]

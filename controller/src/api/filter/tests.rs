@@ -15,7 +15,7 @@ fn cluster() -> ClusterState {
     let mut version = 0;
     let mut apply = |state: &mut ClusterState, command: Command| {
         version += 1;
-        let entry = Entry { at: Timestamp(version), command };
+        let entry = Entry::new(Timestamp(version), command);
         assert_eq!(state.apply(roster_proto::id::Version(version), &entry).outcome, Outcome::Applied);
     };
     for node in ["vm1", "vm2"] {

@@ -317,7 +317,7 @@ fn a_plan_fits_into_an_entry_of_the_log() {
         }
         planned += plan.changes.len();
         let command = Command::ApplyPlan { base: plan.base, changes: plan.changes };
-        let entry = Entry { at: world.now, command: command.clone() };
+        let entry = Entry::new(world.now, command.clone());
         assert!(entry.encode().len() < 2 << 20, "{} bytes", entry.encode().len());
         world.apply(command);
     }

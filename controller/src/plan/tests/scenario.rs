@@ -182,6 +182,7 @@ impl Stage {
             Change::GiveUp { task, cause } => format!("give up {}: {cause}", name(task)),
             Change::RemoveTask { task } => format!("forget {}", name(task)),
             Change::ForgetService { service } => format!("forget service {service}"),
+            Change::EndBrake => "end the brake".to_owned(),
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) fn service_id(name: &str) -> ServiceId {
 impl World {
     pub(super) fn apply(&mut self, command: Command) -> Outcome {
         let version = Version(self.state.version.0 + 1);
-        let entry = Entry { at: self.now, command };
+        let entry = Entry::new(self.now, command);
         let applied = self.state.apply(version, &entry);
         self.log.push((version, entry));
         applied.outcome

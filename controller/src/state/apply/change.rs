@@ -47,6 +47,7 @@ impl Edit<'_> {
                 }
             }
             Change::ForgetService { service } => self.forget_service(service),
+            Change::EndBrake => self.end_brake(),
         }
     }
 
@@ -121,7 +122,7 @@ impl Edit<'_> {
         self.put_task(next);
     }
 
-    fn orphan_task(&mut self, id: &TaskId, cause: &Cause) {
+    pub(super) fn orphan_task(&mut self, id: &TaskId, cause: &Cause) {
         let Some(task) = self.state.tasks.get(id) else { return };
         if task.status.state.is_terminal() {
             return;

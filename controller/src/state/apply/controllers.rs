@@ -9,9 +9,9 @@ use roster_proto::{
 
 use super::Edit;
 use crate::state::{
-    MAX_CONTROLLERS,
+    Holder, MAX_CONTROLLERS,
     command::Refusal,
-    controllers::{ControllerInfo, Settings},
+    controllers::{ControllerInfo, LONGEST_CERTIFICATE, SHORTEST_CERTIFICATE, SHORTEST_DELAY, Settings},
 };
 
 impl Edit<'_> {
@@ -102,18 +102,36 @@ impl Edit<'_> {
     }
 
     pub(super) fn remove_controller(&mut self, id: PeerId) -> Result<(), Refusal> {
-        let gone = self.state.controllers.remove(&id).ok_or(Refusal::NoSuchController(id))?;
+        let gone = self.state.controllers.get(&id).cloned().ok_or(Refusal::NoSuchController(id))?;
+        self.revoke(Holder::Controller(gone.name.to_string()))?;
+        self.state.controllers.remove(&id);
         self.changed = true;
         self.tell_controller(&gone.name, || format!("controller {} has left the cluster", gone.name));
         Ok(())
     }
 
-    pub(super) fn configure(&mut self, settings: &Settings) {
+    pub(super) fn configure(&mut self, settings: &Settings) -> Result<(), Refusal> {
+        let or_never = |micros: u64| micros == 0 || micros >= SHORTEST_DELAY;
+        let bounds = [
+            ("the time after which a controller is replaced", or_never(settings.replace_controller_after)),
+            ("the time that the brake holds", or_never(settings.brake_for)),
+        ];
+        if let Some((what, _)) = bounds.into_iter().find(|(_, fits)| !fits) {
+            return Err(Refusal::OutOfRange {
+                what: what.to_owned(),
+                rule: "0 for never, or a second and more".to_owned(),
+            });
+        }
+        if !(SHORTEST_CERTIFICATE..=LONGEST_CERTIFICATE).contains(&settings.certificate_lifetime) {
+            let what = "the lifetime of certificates".to_owned();
+            return Err(Refusal::OutOfRange { what, rule: "at least a minute, at most ten years".to_owned() });
+        }
         if self.state.settings != *settings {
             self.changed = true;
             self.state.settings = settings.clone();
             self.tell(Subject::Cluster, || "the cluster's settings were changed".to_owned(), None);
         }
+        Ok(())
     }
 
     fn set_controller(&mut self, controller: ControllerInfo) {

@@ -12,7 +12,7 @@ use roster_proto::{
 };
 
 use super::Edit;
-use crate::state::{MAX_NODES, command::Refusal};
+use crate::state::{Holder, MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_NODE_LABELS, MAX_NODES, command::Refusal};
 
 impl Edit<'_> {
     pub(super) fn register_node(&mut self, id: &NodeId, description: &NodeDescription) -> Result<(), Refusal> {
@@ -62,19 +62,98 @@ impl Edit<'_> {
         let mut next = Node::clone(node);
         next.state = state;
         next.since = self.at;
+        next.fenced = false;
         self.put_node(next);
         match state {
             NodeState::Ready => {
                 self.tell_node(id, || format!("node {id} is Ready"));
                 self.forget_node_down(id);
+                self.note_return(id);
             }
-            NodeState::Down => self.tell_node(id, || format!("node {id} is Down: it no longer answers")),
+            NodeState::Down => {
+                self.tell_node(id, || format!("node {id} is Down: it no longer answers"));
+                self.note_departure(id);
+            }
         }
+    }
+
+    pub(super) fn set_node_fenced(&mut self, id: &NodeId) -> Result<(), Refusal> {
+        let node = self.state.nodes.get(id).ok_or_else(|| Refusal::NoSuchNode(id.clone()))?;
+        if node.state == NodeState::Down && !node.fenced {
+            let mut next = Node::clone(node);
+            next.fenced = true;
+            self.put_node(next);
+            self.tell_node(id, || format!("every lease of node {id} has run out"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_availability(&mut self, id: &NodeId, availability: Availability) -> Result<(), Refusal> {
+        let node = self.state.nodes.get(id).ok_or_else(|| Refusal::NoSuchNode(id.clone()))?;
+        if node.availability != availability {
+            let mut next = Node::clone(node);
+            next.availability = availability;
+            self.put_node(next);
+            self.tell_node(id, || match availability {
+                Availability::Active => format!("node {id} takes tasks again"),
+                Availability::Pause => format!("node {id} is paused: it takes no new tasks"),
+                Availability::Drain => format!("node {id} is being drained: its tasks are moved away"),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_node_labels(
+        &mut self,
+        id: &NodeId,
+        put: &BTreeMap<String, String>,
+        remove: &[String],
+    ) -> Result<(), Refusal> {
+        let node = self.state.nodes.get(id).ok_or_else(|| Refusal::NoSuchNode(id.clone()))?;
+        put.iter().try_for_each(|(name, value)| refuse_bad_label(name, value))?;
+        let mut next = Node::clone(node);
+        remove.iter().for_each(|name| {
+            next.labels.remove(name);
+        });
+        next.labels.extend(put.iter().map(|(name, value)| (name.clone(), value.clone())));
+        if next.labels.len() > MAX_NODE_LABELS {
+            let text = format!("node {id} would have {} labels, {MAX_NODE_LABELS} are allowed", next.labels.len());
+            return Err(Refusal::Limit(text));
+        }
+        if next.labels != node.labels {
+            self.put_node(next);
+            self.tell_node(id, || format!("the labels of node {id} have changed"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_node(&mut self, id: &NodeId, force: bool) -> Result<(), Refusal> {
+        let node = self.state.nodes.get(id).cloned().ok_or_else(|| Refusal::NoSuchNode(id.clone()))?;
+        let tasks: Vec<Arc<Task>> = self.state.tasks_on(id).cloned().collect();
+        if node.state == NodeState::Ready && !tasks.is_empty() && !force {
+            return Err(Refusal::NodeBusy { node: id.clone(), tasks: tasks.len() });
+        }
+        let is_singleton = |task: &&Arc<Task>| self.state.task_spec(task).is_some_and(|spec| spec.singleton);
+        if let Some(task) = tasks.iter().find(is_singleton).filter(|_| !node.fenced && !force) {
+            return Err(Refusal::NotFenced { node: id.clone(), task: task.name() });
+        }
+        self.revoke(Holder::Agent(id.to_string()))?;
+        for task in &tasks {
+            self.orphan_task(&task.id, &Cause::NodeLost { node: id.clone() });
+        }
+        self.changed = true;
+        self.state.nodes.remove(id);
+        self.tell_node(id, || format!("node {id} is removed"));
+        self.note_return(id);
+        Ok(())
     }
 
     /// The node answers again: its tasks no longer wait for it.
     fn forget_node_down(&mut self, id: &NodeId) {
-        let waits = |task: &&Arc<Task>| matches!(task.status.cause, Some(Cause::NodeDown { .. }));
+        let waits = |task: &&Arc<Task>| {
+            let cause = task.status.cause.as_ref();
+            matches!(cause, Some(Cause::NodeDown { .. } | Cause::Braked { .. } | Cause::WaitsForLease { .. }))
+        };
         let waiting: Vec<Arc<Task>> = self.state.tasks_on(id).filter(waits).cloned().collect();
         for task in waiting {
             let mut next = Task::clone(&task);
@@ -100,6 +179,25 @@ impl Edit<'_> {
             self.tell_task(&next, || format!("{} is {} on {node}", next.name(), next.status.health));
         }
     }
+}
+
+fn refuse_bad_label(name: &str, value: &str) -> Result<(), Refusal> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+    if name.is_empty() || name.len() > MAX_LABEL_NAME || !name.chars().all(plain) {
+        return Err(Refusal::InvalidLabel {
+            what: "a label's name".to_owned(),
+            value: name.chars().take(MAX_LABEL_NAME).collect(),
+            rule: format!("use 1 to {MAX_LABEL_NAME} letters, digits, '.', '-', '_' or '/'"),
+        });
+    }
+    if value.len() > MAX_LABEL_VALUE || value.chars().any(char::is_control) {
+        return Err(Refusal::InvalidLabel {
+            what: format!("the value of label {name}"),
+            value: value.chars().take(MAX_LABEL_VALUE).collect(),
+            rule: format!("use up to {MAX_LABEL_VALUE} bytes, none of them a control character"),
+        });
+    }
+    Ok(())
 }
 
 /// The status after the report; `None` when the report says nothing new. An ended task stays as it ended, and only

@@ -16,6 +16,8 @@ use super::{
 };
 use crate::plan::plan;
 
+mod cluster;
+
 fn id(name: &str) -> ServiceId {
     format!("s/{name}").parse().expect("a service id")
 }
@@ -42,7 +44,7 @@ fn publishing(published: Option<u16>, host_ip: Option<&str>) -> ServiceSpec {
 
 fn apply(state: &mut ClusterState, command: Command) -> Outcome {
     let version = Version(state.version.0 + 1);
-    state.apply(version, &Entry { at: Timestamp(version.0), command }).outcome
+    state.apply(version, &Entry::new(Timestamp(version.0), command)).outcome
 }
 
 fn register() -> Command {
@@ -79,7 +81,7 @@ fn every_truncation_of_a_snapshot_is_told() {
 
 #[test]
 fn another_format_is_told_apart_from_damage() {
-    let mut bytes = Entry { at: Timestamp(1), command: register() }.encode();
+    let mut bytes = Entry::new(Timestamp(1), register()).encode();
     bytes[0] = 9;
     assert!(matches!(Entry::decode(&bytes), Err(CodecError::UnknownFormat { found: 9, .. })));
     assert!(matches!(ClusterState::decode(&bytes), Err(CodecError::NotASnapshot { .. })));
@@ -225,7 +227,7 @@ fn the_tasks_of_a_slot_keep_their_order_when_a_leaders_clock_is_behind() {
     let slot = state.slots_of(&id("web")).next().expect("a slot").clone();
     report_all(&mut state, TaskState::Failed);
     let plan = plan(&state, Timestamp(0).plus(Duration::from_secs(60)), 3);
-    let entry = Entry { at: Timestamp(0), command: Command::ApplyPlan { base: plan.base, changes: plan.changes } };
+    let entry = Entry::new(Timestamp(0), Command::ApplyPlan { base: plan.base, changes: plan.changes });
     state.apply(Version(state.version.0 + 1), &entry);
     let tasks: Vec<_> = state.tasks_in(&id("web"), &slot).cloned().collect();
     assert_eq!(tasks.len(), 2);
