@@ -37,6 +37,7 @@ pub mod api;
 pub mod cluster;
 pub mod config;
 pub mod dispatch;
+pub mod forward;
 pub mod leader;
 pub mod listen;
 pub mod metrics;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use roster_proto::{convert::ConvertError, id::InvalidId, wire};
-use tonic::{Code, Status};
+use roster_proto::{call, convert::ConvertError, id::InvalidId, wire};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
     api::{filter::FilterError, validate::InvalidSpec},
@@ -47,15 +47,31 @@ impl From<Refusal> for Status {
 
 impl From<ProposeError> for Status {
     fn from(error: ProposeError) -> Self {
-        let code = match error {
-            ProposeError::TooLarge { .. } => Code::ResourceExhausted,
-            ProposeError::NotLeader { .. }
-            | ProposeError::LeadershipLost { .. }
-            | ProposeError::ShuttingDown
-            | ProposeError::Failed(_) => Code::Unavailable,
-        };
-        Status::new(code, chain(&error))
+        let words = chain(&error);
+        match error {
+            ProposeError::TooLarge { .. } => Status::resource_exhausted(words),
+            ProposeError::NotLeader { .. } => retry_safe(words),
+            ProposeError::LeadershipLost { .. } | ProposeError::ShuttingDown | ProposeError::Failed(_) => {
+                retry_same_id(words)
+            }
+        }
     }
+}
+
+/// UNAVAILABLE; nothing was done.
+pub fn retry_safe(words: impl Into<String>) -> Status {
+    unavailable(words, call::RETRY_SAFE)
+}
+
+/// UNAVAILABLE; it may have been done, and under the same request id it is done once.
+pub fn retry_same_id(words: impl Into<String>) -> Status {
+    unavailable(words, call::RETRY_SAME_ID)
+}
+
+fn unavailable(words: impl Into<String>, retry: &'static str) -> Status {
+    let mut status = Status::unavailable(words);
+    status.metadata_mut().insert(call::RETRY, MetadataValue::from_static(retry));
+    status
 }
 
 /// For `map_err`: both types belong to other crates.

@@ -2,13 +2,16 @@
 //!
 //! * [`wire`]: the generated messages and services; their comments in `proto/*.proto` are their documentation.
 //! * the other modules: the words both sides share, as plain data. They are pure: no clock, no files, no network.
+//! * [`call`] and [`replay`]: what kind of call a method is, and making one again.
 //! * [`convert`]: the one place that turns the one into the other; every message from outside is checked there.
 
 pub mod assignment;
+pub mod call;
 pub mod cause;
 pub mod convert;
 pub mod id;
 pub mod node;
+pub mod replay;
 pub mod report;
 pub mod spec;
 pub mod task;
