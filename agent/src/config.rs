@@ -87,8 +87,10 @@ pub struct Flags {
     #[arg(long, global = true, env = "ROSTER_RUN_DIR", value_name = "DIR", default_value = "/run/roster/agent")]
     pub run_dir: PathBuf,
 
-    /// The cgroup that holds all containers
-    #[arg(long, global = true, env = "ROSTER_CGROUP_PARENT", value_name = "NAME", default_value = "roster", value_parser = plain_name)]
+    /// The cgroup that holds all containers, from the root of the hierarchy
+    ///
+    /// No process may be in it, or on cgroup v2 in any above it. It is made when it is missing.
+    #[arg(long, global = true, env = "ROSTER_CGROUP_PARENT", value_name = "PATH", default_value = "roster", value_parser = cgroup_path)]
     pub cgroup_parent: String,
 
     /// The network bridge for containers
@@ -213,6 +215,23 @@ fn plain_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Below the root of the hierarchy and nowhere else; with the letters of a systemd unit's name.
+fn cgroup_path(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.@:\\".contains(c);
+    let plain = |name: &str| {
+        (1..=255).contains(&name.len())
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.chars().all(allowed)
+    };
+    let path = text.strip_prefix('/').unwrap_or(text);
+    if path.split('/').all(plain) {
+        Ok(path.to_owned())
+    } else {
+        Err("write names of letters, digits and -_.@: with / between them, as in roster or system.slice/a.service/b"
+            .to_owned())
+    }
+}
+
 fn interface_name(text: &str) -> Result<String, String> {
     if text.len() > 15 {
         return Err("an interface's name has at most 15 characters".to_owned());
@@ -258,6 +277,10 @@ mod tests {
         for wrong in ["", "../x", "a/b", "a b", "-a", "a\"", "a;b"] {
             assert!(plain_name(wrong).is_err(), "{wrong}");
         }
+        for wrong in ["", "/", "../x", "a/../b", "a/./b", "a//b", "a/", "a b", "-a", ".hidden", "a;b"] {
+            assert!(cgroup_path(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(cgroup_path("/system.slice/a@1.service/tasks").as_deref(), Ok("system.slice/a@1.service/tasks"));
         assert!(interface_name("roster0").is_ok() && interface_name("sixteen-letters-").is_err());
     }
 }
