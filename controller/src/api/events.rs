@@ -1,5 +1,5 @@
 //! The events that are kept, and new ones as they come. From the state's own ring, by version: a reader that is too
-//! slow for it is told, and never misses one silently.
+//! slow for it, or comes back too late, is told, and never misses one silently.
 
 use std::sync::Arc;
 
@@ -12,20 +12,25 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use super::filter::Selection;
-use crate::state::{ClusterState, EVENTS_KEPT};
+use crate::{
+    state::{ClusterState, EVENTS_KEPT},
+    status::retry_safe,
+};
 
 pub(super) async fn send(
     mut states: watch::Receiver<Arc<ClusterState>>,
     selection: Selection,
+    after: Option<Version>,
     follow: bool,
     replies: mpsc::Sender<Result<wire::Event, Status>>,
 ) -> Result<(), Status> {
-    let mut seen: Option<Version> = None;
+    let mut seen = after;
     loop {
         let state = states.borrow_and_update().clone();
-        if seen.is_some_and(|seen| forgotten(&state, seen)) {
-            return Err(Status::resource_exhausted(format!(
-                "more than {EVENTS_KEPT} events came at once and some were forgotten before they could be sent: ask again"
+        if let Some(seen) = seen.filter(|seen| forgotten(&state, *seen)) {
+            return Err(Status::out_of_range(format!(
+                "some events after version {seen} are forgotten, only the last {EVENTS_KEPT} are kept: ask again without \
+                 a version"
             )));
         }
         let unseen = state.events().rev().take_while(|event| seen.is_none_or(|seen| event.version > seen)).count();
@@ -37,9 +42,10 @@ pub(super) async fn send(
         if !follow {
             return Ok(());
         }
-        seen = Some(state.version);
+        // A controller may be behind what the caller has seen elsewhere.
+        seen = seen.max(Some(state.version));
         drop(state);
-        states.changed().await.map_err(|_| Status::unavailable("the controller's store stopped: try again"))?;
+        states.changed().await.map_err(|_| retry_safe("the controller's store stopped: try again"))?;
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use crate::{
     cluster::Cluster,
     dispatch::broker::{Answer, AskError, Broker, Part},
     state::ClusterState,
-    status::of_nodes,
+    status::{invalid_id, of_nodes, retry_safe},
 };
 
 /// Tasks whose logs one caller reads at a time.
@@ -36,17 +36,55 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 type Lines = mpsc::Sender<Result<wire::LogLine, Status>>;
 
+/// The last line that a caller has of a task. A container writes many lines in one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    nanos: u64,
+    /// Of those of this moment.
+    lines: u32,
+}
+
+impl Position {
+    fn pass(position: Option<Self>, nanos: u64) -> Self {
+        let lines = position.filter(|position| position.nanos == nanos).map_or(0, |position| position.lines);
+        Self { nanos, lines: lines.saturating_add(1) }
+    }
+}
+
+/// What a caller has of each task, who goes on after a break.
+pub(super) fn seen(seen: BTreeMap<String, wire::LogPosition>) -> Result<BTreeMap<TaskId, Position>, Status> {
+    if seen.len() > MAX_TASKS {
+        return Err(Status::invalid_argument(format!("field seen: names more than {MAX_TASKS} tasks")));
+    }
+    let position = |(task, wire::LogPosition { nanos, lines })| {
+        let task: String = task;
+        Ok((task.parse().map_err(invalid_id)?, Position { nanos, lines }))
+    };
+    seen.into_iter().map(position).collect()
+}
+
 #[derive(Clone)]
 pub(super) struct Logs {
     cluster: Cluster,
     broker: Arc<Broker>,
     selection: Selection,
     query: wire::LogQuery,
+    seen: Arc<BTreeMap<TaskId, Position>>,
 }
 
 impl Logs {
-    pub(super) fn new(cluster: Cluster, broker: Arc<Broker>, selection: Selection, query: wire::LogQuery) -> Self {
-        Self { cluster, broker, selection, query }
+    pub(super) fn new(
+        cluster: Cluster,
+        broker: Arc<Broker>,
+        selection: Selection,
+        mut query: wire::LogQuery,
+        seen: BTreeMap<TaskId, Position>,
+    ) -> Self {
+        // Who goes on has had the end of what was there; whatever else there is now is new.
+        if !seen.is_empty() {
+            query.tail = None;
+        }
+        Self { cluster, broker, selection, query, seen: Arc::new(seen) }
     }
 
     pub(super) async fn send(self, lines: Lines) -> Result<(), Status> {
@@ -58,7 +96,7 @@ impl Logs {
         let tasks = self.started(&self.cluster.read())?;
         let mut errors = Vec::new();
         let mut sources = Vec::with_capacity(tasks.len());
-        for opened in join_all(tasks.iter().map(|task| Source::open(&self.broker, task, self.query))).await {
+        for opened in join_all(tasks.iter().map(|task| self.source(task, self.query, self.seen_of(task)))).await {
             match opened {
                 Ok(source) => sources.push(source),
                 Err(error) => errors.push(error),
@@ -96,7 +134,8 @@ impl Logs {
                     // Of a task that came later, every line is new.
                     let tail = if later { None } else { self.query.tail };
                     let query = wire::LogQuery { tail, ..self.query };
-                    followers.spawn(Follower { logs: self.clone(), task, query, lines: lines.clone() }.run());
+                    let position = self.seen_of(&task);
+                    followers.spawn(Follower { logs: self.clone(), task, query, position, lines: lines.clone() }.run());
                 }
             }
             later = true;
@@ -113,6 +152,24 @@ impl Logs {
                 },
             }
         }
+    }
+
+    fn seen_of(&self, task: &Task) -> Option<Position> {
+        self.seen.get(&task.id).copied()
+    }
+
+    async fn source(
+        &self,
+        task: &Arc<Task>,
+        mut query: wire::LogQuery,
+        position: Option<Position>,
+    ) -> Result<Source, AskError> {
+        if let Some(position) = position {
+            // The agent begins with the microsecond of the last line; what of it was seen is passed over.
+            query.since = Some(position.nanos / 1_000);
+            query.tail = None;
+        }
+        Source::open(&self.broker, task, query, position).await
     }
 
     /// Those that have, or had, a container, oldest first in each slot.
@@ -145,19 +202,29 @@ struct Source {
     task: Arc<Task>,
     answer: Answer,
     lines: VecDeque<wire::LogLine>,
+    /// Up to here, lines are passed over.
+    skip: Option<Position>,
 }
 
 impl Source {
-    async fn open(broker: &Arc<Broker>, task: &Arc<Task>, query: wire::LogQuery) -> Result<Self, AskError> {
+    async fn open(
+        broker: &Arc<Broker>,
+        task: &Arc<Task>,
+        query: wire::LogQuery,
+        skip: Option<Position>,
+    ) -> Result<Self, AskError> {
         let node = task.node.as_ref().expect("a task that has started is bound to a node");
         let logs = wire::TaskLogs { task: task.id.to_string(), query: Some(query) };
         let answer = broker.ask(node, wire::request::Request::Logs(logs)).await?;
-        Ok(Self { task: task.clone(), answer, lines: VecDeque::new() })
+        Ok(Self { task: task.clone(), answer, lines: VecDeque::new(), skip })
     }
 
     async fn next(&mut self) -> Option<Result<wire::LogLine, AskError>> {
         loop {
             if let Some(mut line) = self.lines.pop_front() {
+                if self.was_seen(line.nanos) {
+                    continue;
+                }
                 // An agent tells of the task it was asked for, whatever it says.
                 line.task = self.task.id.to_string();
                 line.name = self.task.name();
@@ -170,6 +237,15 @@ impl Source {
             }
         }
     }
+
+    fn was_seen(&mut self, nanos: u64) -> bool {
+        let Some(skip) = &mut self.skip else { return false };
+        if nanos == skip.nanos && skip.lines > 0 {
+            skip.lines -= 1;
+            return true;
+        }
+        nanos < skip.nanos
+    }
 }
 
 /// Follows one task until its container ends.
@@ -177,19 +253,20 @@ struct Follower {
     logs: Logs,
     task: Arc<Task>,
     query: wire::LogQuery,
+    /// Of the last line that was sent.
+    position: Option<Position>,
     lines: Lines,
 }
 
 impl Follower {
     async fn run(mut self) -> Result<(), Status> {
-        let mut last_nanos = None;
         // Subscribed before asking: a session that opens meanwhile is not missed.
         let mut opened = self.logs.broker.sessions().opened();
         loop {
             opened.mark_unchanged();
-            match self.read(&mut last_nanos).await {
+            match self.read().await {
                 Ok(()) => return Ok(()),
-                Err(AskError::Failed { kind: wire::failure::Kind::NotFound, .. }) if last_nanos.is_some() => {
+                Err(AskError::Failed { kind: wire::failure::Kind::NotFound, .. }) if self.position.is_some() => {
                     return Ok(());
                 }
                 Err(AskError::Failed { kind: wire::failure::Kind::NotFound, .. })
@@ -204,23 +281,14 @@ impl Follower {
                 }
                 Err(error) => return Err(error.into()),
             }
-            if let Some(nanos) = last_nanos {
-                self.query.since = Some(nanos / 1_000);
-                self.query.tail = None;
-            }
         }
     }
 
-    async fn read(&self, last_nanos: &mut Option<u64>) -> Result<(), AskError> {
-        let before = *last_nanos;
-        let mut source = Source::open(&self.logs.broker, &self.task, self.query).await?;
+    async fn read(&mut self) -> Result<(), AskError> {
+        let mut source = self.logs.source(&self.task, self.query, self.position).await?;
         while let Some(line) = source.next().await {
             let line = line?;
-            // Asked again, the agent begins with the microsecond of the last line.
-            if before.is_some_and(|before| line.nanos <= before) {
-                continue;
-            }
-            *last_nanos = Some(line.nanos);
+            self.position = Some(Position::pass(self.position, line.nanos));
             if self.lines.send(Ok(line)).await.is_err() {
                 break;
             }
@@ -293,5 +361,5 @@ fn push_head(
 }
 
 fn store_stopped() -> Status {
-    Status::unavailable("the controller's store stopped: try again")
+    retry_safe("the controller's store stopped: try again")
 }

@@ -13,6 +13,7 @@ mod watch;
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use roster_proto::{
+    call,
     id::{ServiceId, StackName, Version},
     spec::StackSpec,
     wire::{self, control_server::Control},
@@ -24,8 +25,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::filter::Selection;
 use crate::{
-    cluster::Cluster,
+    cluster::{ChangeError, Changed, Cluster},
     dispatch::broker::Broker,
+    forward::request_id,
     plan::preview,
     state::{ClusterState, command::Command},
     status::{invalid_id, malformed},
@@ -70,8 +72,13 @@ impl Api {
     }
 
     /// Off the runtime's threads: a large stack is planned for in many rounds.
-    async fn plan_of(&self, stack: StackSpec, prune: bool) -> Result<wire::StackPlan, Status> {
-        let (state, now) = (self.cluster.read(), self.cluster.now());
+    async fn plan_of(
+        &self,
+        state: Arc<ClusterState>,
+        stack: StackSpec,
+        prune: bool,
+    ) -> Result<wire::StackPlan, Status> {
+        let now = self.cluster.now();
         let planned = tokio::task::spawn_blocking(move || preview(&state, &stack, prune, now)).await;
         let planned = planned.map_err(|error| Status::internal(format!("planning broke: {error}")))?;
         Ok(planned?.into())
@@ -85,33 +92,39 @@ impl Control for Api {
     type LogsStream = ReplyStream<wire::LogLine>;
 
     async fn plan(&self, request: Request<wire::PlanRequest>) -> Reply<wire::PlanResponse> {
+        let state = read(&self.cluster, &request).await?;
         let request = request.into_inner();
         let stack = checked_stack(request.stack)?;
-        let plan = self.plan_of(stack, request.prune).await?;
+        let plan = self.plan_of(state, stack, request.prune).await?;
         Ok(Response::new(wire::PlanResponse { plan: Some(plan) }))
     }
 
     async fn apply(&self, request: Request<wire::ApplyRequest>) -> Reply<wire::ApplyResponse> {
+        let id = request_id(&request)?;
         let request = request.into_inner();
         let stack = checked_stack(request.stack)?;
         let command = Command::PutStack { stack: stack.clone(), prune: request.prune, base: request.base.map(Version) };
         // Side by side: the work begins before its description is ready.
-        let (plan, changed) = tokio::join!(self.plan_of(stack, request.prune), self.cluster.change(command));
+        let plan = self.plan_of(self.cluster.read(), stack, request.prune);
+        let (plan, changed) = tokio::join!(plan, change(&self.cluster, id, command));
         let changed = changed?;
         Ok(Response::new(wire::ApplyResponse { version: changed.version.0, plan: Some(plan?) }))
     }
 
     async fn remove_stack(&self, request: Request<wire::RemoveStackRequest>) -> Reply<wire::ChangeResponse> {
+        let id = request_id(&request)?;
         let stack = StackName::new(request.into_inner().stack).map_err(invalid_id)?;
-        self.change(Command::RemoveStack { stack }).await
+        self.change(id, Command::RemoveStack { stack }).await
     }
 
     async fn remove_service(&self, request: Request<wire::RemoveServiceRequest>) -> Reply<wire::ChangeResponse> {
+        let id = request_id(&request)?;
         let service: ServiceId = request.into_inner().service.parse().map_err(invalid_id)?;
-        self.change(Command::RemoveService { service }).await
+        self.change(id, Command::RemoveService { service }).await
     }
 
     async fn scale(&self, request: Request<wire::ScaleRequest>) -> Reply<wire::ChangeResponse> {
+        let id = request_id(&request)?;
         let mut replicas = BTreeMap::new();
         for (name, wanted) in request.into_inner().replicas {
             let service: ServiceId = name.parse().map_err(invalid_id)?;
@@ -122,19 +135,19 @@ impl Control for Api {
         if replicas.is_empty() {
             return Err(Status::invalid_argument("name at least one service to scale"));
         }
-        self.change(Command::Scale { replicas }).await
+        self.change(id, Command::Scale { replicas }).await
     }
 
     async fn list_services(&self, request: Request<wire::ListServicesRequest>) -> Reply<wire::ListServicesResponse> {
-        let state = self.cluster.read();
+        let state = read(&self.cluster, &request).await?;
         let selection = selected(&state, request.into_inner().filter)?;
         let services = watch::services(&state, &selection, self.cluster.now());
         Ok(Response::new(wire::ListServicesResponse { services, version: state.version.0 }))
     }
 
     async fn list_tasks(&self, request: Request<wire::ListTasksRequest>) -> Reply<wire::ListTasksResponse> {
+        let state = read(&self.cluster, &request).await?;
         let request = request.into_inner();
-        let state = self.cluster.read();
         let selection = selected(&state, request.filter)?;
         let tasks = match request.all {
             true => watch::all_tasks(&state, &selection),
@@ -143,8 +156,8 @@ impl Control for Api {
         Ok(Response::new(wire::ListTasksResponse { tasks, version: state.version.0 }))
     }
 
-    async fn list_nodes(&self, _request: Request<wire::ListNodesRequest>) -> Reply<wire::ListNodesResponse> {
-        let state = self.cluster.read();
+    async fn list_nodes(&self, request: Request<wire::ListNodesRequest>) -> Reply<wire::ListNodesResponse> {
+        let state = read(&self.cluster, &request).await?;
         let nodes = state.nodes.values().map(|node| node.as_ref().clone().into()).collect();
         Ok(Response::new(wire::ListNodesResponse { nodes, version: state.version.0 }))
     }
@@ -162,21 +175,35 @@ impl Control for Api {
     }
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {
-        let selection = selected(&self.cluster.read(), request.into_inner().filter)?;
-        Ok(self.stream(|replies| watch::follow(self.cluster.clone(), selection, replies)))
+        let state = read(&self.cluster, &request).await?;
+        let request = request.into_inner();
+        let selection = selected(&state, request.filter)?;
+        let after = Version(request.after);
+        Ok(self.stream(|replies| watch::follow(self.cluster.clone(), selection, after, replies)))
     }
 
     async fn events(&self, request: Request<wire::EventsRequest>) -> Reply<Self::EventsStream> {
-        let request = request.into_inner();
-        let selection = selected(&self.cluster.read(), request.filter)?;
-        Ok(self.stream(|replies| events::send(self.cluster.watch(), selection, request.follow, replies)))
+        let stale = is_stale(&request)?;
+        let state = read(&self.cluster, &request).await?;
+        let wire::EventsRequest { follow, filter, after } = request.into_inner();
+        let selection = selected(&state, filter)?;
+        let after = after.map(Version);
+        if let Some(after) = after.filter(|after| !stale && *after > state.version) {
+            return Err(Status::out_of_range(format!(
+                "there is no version {after} yet, the cluster is at {}: was it restored from a backup? Ask from the \
+                 beginning",
+                state.version
+            )));
+        }
+        Ok(self.stream(|replies| events::send(self.cluster.watch(), selection, after, follow, replies)))
     }
 
     async fn logs(&self, request: Request<wire::LogsRequest>) -> Reply<Self::LogsStream> {
         let request = request.into_inner();
         let selection = selected(&self.cluster.read(), request.filter)?;
         let query = request.query.unwrap_or_default();
-        let logs = logs::Logs::new(self.cluster.clone(), self.broker.clone(), selection, query);
+        let seen = logs::seen(request.seen)?;
+        let logs = logs::Logs::new(self.cluster.clone(), self.broker.clone(), selection, query, seen);
         Ok(self.stream(|replies| logs.send(replies)))
     }
 
@@ -217,9 +244,34 @@ impl Control for Api {
 }
 
 impl Api {
-    async fn change(&self, command: Command) -> Reply<wire::ChangeResponse> {
-        let changed = self.cluster.change(command).await?;
+    async fn change(&self, id: Option<String>, command: Command) -> Reply<wire::ChangeResponse> {
+        let changed = change(&self.cluster, id, command).await?;
         Ok(Response::new(wire::ChangeResponse { version: changed.version.0 }))
+    }
+}
+
+/// The state a read is answered from: all that was acknowledged before it came, unless the caller does without.
+pub(crate) async fn read<T>(cluster: &Cluster, request: &Request<T>) -> Result<Arc<ClusterState>, Status> {
+    if is_stale(request)? { Ok(cluster.read()) } else { Ok(cluster.read_linearizable().await?) }
+}
+
+fn is_stale<T>(request: &Request<T>) -> Result<bool, Status> {
+    match request.metadata().get(call::CONSISTENCY) {
+        None => Ok(false),
+        Some(value) if value.as_bytes() == call::STALE.as_bytes() => Ok(true),
+        Some(_) => Err(Status::invalid_argument(format!(
+            "{} is either {} or not given at all",
+            call::CONSISTENCY,
+            call::STALE
+        ))),
+    }
+}
+
+/// Once for each request id.
+pub(crate) async fn change(cluster: &Cluster, id: Option<String>, command: Command) -> Result<Changed, ChangeError> {
+    match id {
+        Some(id) => cluster.change_for(id, command).await,
+        None => cluster.change(command).await,
     }
 }
 

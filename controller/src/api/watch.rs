@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
-use roster_proto::{time::Timestamp, wire};
+use roster_proto::{id::Version, time::Timestamp, wire};
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::filter::Selection;
-use crate::{cluster::Cluster, plan::service_view, state::ClusterState};
+use crate::{cluster::Cluster, plan::service_view, state::ClusterState, status::retry_safe};
 
 /// Between two messages of one caller: nobody reads faster, and a busy cluster changes thousands of times a second.
 /// The first change after a quiet time goes out at once.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Whole messages; versions that come while the caller reads are skipped, the last one never is.
+/// Whole messages; versions that come while the caller reads are skipped, the last one never is. Nothing up to `after`:
+/// a controller that is behind what the caller has seen elsewhere says nothing until it has caught up.
 pub(super) async fn follow(
     cluster: Cluster,
     selection: Selection,
+    after: Version,
     replies: mpsc::Sender<Result<wire::WatchResponse, Status>>,
 ) -> Result<(), Status> {
     let mut states = cluster.watch();
@@ -25,6 +27,10 @@ pub(super) async fn follow(
         // Room first: what is sent is then as new as can be.
         let Ok(room) = replies.reserve().await else { return Ok(()) };
         let state = states.borrow_and_update().clone();
+        if state.version <= after {
+            states.changed().await.map_err(|_| store_stopped())?;
+            continue;
+        }
         let seen = (services(&state, &selection, cluster.now()), current_tasks(&state, &selection));
         if last.as_ref() != Some(&seen) {
             let (services, tasks) = seen.clone();
@@ -33,8 +39,12 @@ pub(super) async fn follow(
             drop(state);
             tokio::time::sleep(PAUSE).await;
         }
-        states.changed().await.map_err(|_| Status::unavailable("the controller's store stopped: try again"))?;
+        states.changed().await.map_err(|_| store_stopped())?;
     }
+}
+
+fn store_stopped() -> Status {
+    retry_safe("the controller's store stopped: try again")
 }
 
 pub(super) fn services(state: &ClusterState, selection: &Selection, now: Timestamp) -> Vec<wire::ServiceView> {

@@ -140,3 +140,74 @@ async fn events_are_kept_filtered_and_followed() {
     }
     controller.stop().await;
 }
+
+#[tokio::test]
+async fn events_and_watches_go_on_without_a_gap() {
+    let controller = Controller::start().await;
+    let mut agent = Agent::join(&controller, "vm1").await;
+    controller.apply(stack("hello", &[("web", 3)])).await.expect("applied");
+    let seen = agent.work_until(controller.watch("convergence", converged)).await;
+    let all = async |after: Option<u64>| {
+        let request = wire::EventsRequest { follow: false, filter: None, after };
+        let mut stream = controller.control().events(request).await?.into_inner();
+        let mut events = Vec::new();
+        while let Some(event) = within("an event", stream.message()).await? {
+            events.push(event);
+        }
+        Ok::<_, tonic::Status>(events)
+    };
+    let events = all(None).await.expect("all that are kept");
+    for at in 0..events.len() {
+        let after = events[at].version;
+        let rest: Vec<_> = events.iter().filter(|event| event.version > after).cloned().collect();
+        assert_eq!(all(Some(after)).await.expect("those after it"), rest);
+    }
+    let status = all(Some(u64::MAX)).await.expect_err("nothing has that version");
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+
+    // What was seen is not said again; the next thing that happens is.
+    let request = wire::WatchRequest { filter: None, after: seen.version };
+    let mut watch = controller.control().watch(request).await.expect("watched").into_inner();
+    let applied = controller.apply(stack("more", &[("db", 1)])).await.expect("applied");
+    let first = within("a version", watch.message()).await.expect("a version").expect("a version");
+    assert!(first.version > seen.version && first.version <= applied.version + 2, "{} {}", first.version, seen.version);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn events_that_are_forgotten_are_told() {
+    let controller = Controller::start().await;
+    let _agent = Agent::join(&controller, "vm1").await;
+    // More events than are kept: of each task it is told where it goes.
+    controller.apply(stack("hello", &[("web", 1_100)])).await.expect("applied");
+    let assigned = |seen: &wire::WatchResponse| seen.tasks.iter().filter(|task| task.node.is_some()).count() == 1_100;
+    controller.watch("the assignments", assigned).await;
+    let request = wire::EventsRequest { follow: true, filter: None, after: Some(1) };
+    let mut stream = controller.control().events(request).await.expect("asked").into_inner();
+    let status = within("the refusal", stream.message()).await.expect_err("forgotten");
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert!(status.message().contains("ask again without a version"), "{status}");
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_under_one_request_id_happens_once() {
+    let controller = Controller::start().await;
+    let _agent = Agent::join(&controller, "vm1").await;
+    controller.apply(stack("hello", &[("web", 1)])).await.expect("applied");
+    let scale = async |id: &str, count: u32| {
+        let mut request =
+            tonic::Request::new(wire::ScaleRequest { replicas: [("hello/web".to_owned(), count)].into() });
+        request.metadata_mut().insert(roster_proto::call::REQUEST_ID, id.parse().expect("ASCII"));
+        controller.control().scale(request).await.map(|answer| answer.into_inner().version)
+    };
+    let first = scale("one", 3).await.expect("scaled");
+    let other = scale("two", 1).await.expect("scaled");
+    assert!(other > first);
+    assert_eq!(scale("one", 3).await.expect("answered"), first, "what became of it then");
+    let seen = controller.watch("the services", |seen| !seen.services.is_empty()).await;
+    assert_eq!(seen.services[0].wanted, 1, "and it was not done again");
+    let status = scale(&"x".repeat(65), 2).await.expect_err("too long");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    controller.stop().await;
+}

@@ -1,5 +1,7 @@
 //! Many tasks' lines as one stream.
 
+use std::collections::BTreeMap;
+
 use roster_proto::{
     task::{TaskReport, TaskState, TaskStatus},
     time::Timestamp,
@@ -20,9 +22,18 @@ fn lines(nanos: &[u64]) -> Part {
 }
 
 async fn logs(controller: &Controller, task: Option<&str>, query: wire::LogQuery) -> Streaming<wire::LogLine> {
+    logs_after(controller, task, query, BTreeMap::new()).await
+}
+
+async fn logs_after(
+    controller: &Controller,
+    task: Option<&str>,
+    query: wire::LogQuery,
+    seen: BTreeMap<String, wire::LogPosition>,
+) -> Streaming<wire::LogLine> {
     let filter =
         wire::Filter { stack: Some("hello".to_owned()), task: task.map(ToOwned::to_owned), ..Default::default() };
-    let request = wire::LogsRequest { filter: Some(filter), query: Some(query) };
+    let request = wire::LogsRequest { filter: Some(filter), query: Some(query), seen };
     controller.control().logs(request).await.expect("logs").into_inner()
 }
 
@@ -127,5 +138,36 @@ async fn following_goes_on_when_the_agent_is_back() {
     // From the same microsecond on: what was sent before is not sent twice.
     agent.answer(&again, vec![lines(&[5_000_001, 5_000_002])]).await.expect("answered");
     assert_eq!(line(&mut stream).await.1, 5_000_002);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_comes_back_goes_on_behind_its_last_line() {
+    let controller = Controller::start().await;
+    let mut agent = Agent::join(&controller, "vm1").await;
+    controller.apply(stack("hello", &[("web", 2)])).await.expect("applied");
+    let now = agent.work_until(controller.watch("convergence", converged)).await;
+    let (first, second) = (now.tasks[0].id.clone(), now.tasks[1].id.clone());
+    // Three lines were written at once, and the connection broke after two of them.
+    let seen = [(first.clone(), wire::LogPosition { nanos: 7_000_500, lines: 2 })].into();
+    let mut stream = logs_after(&controller, None, follow(), seen).await;
+    let mut parts = Vec::new();
+    for _ in 0..2 {
+        let request = agent.next_request().await;
+        let Some(Request::Logs(asked)) = &request.request else { panic!("not a request for logs: {request:?}") };
+        let query = asked.query.expect("a query");
+        assert_eq!(query.tail, None, "whatever else there is came meanwhile");
+        if asked.task == first {
+            assert_eq!(query.since, Some(7_000));
+            let (answer, _ended) = agent.answer_slowly(&request).await;
+            let at = [7_000_100, 7_000_500, 7_000_500, 7_000_500, 7_000_900];
+            answer.send(wire::AnswerPart { part: Some(lines(&at)) }).await.expect("there is room");
+            parts.push(answer);
+        } else {
+            assert_eq!((asked.task.as_str(), query.since), (second.as_str(), None));
+        }
+    }
+    assert_eq!(line(&mut stream).await.1, 7_000_500, "the third line of that moment");
+    assert_eq!(line(&mut stream).await.1, 7_000_900);
     controller.stop().await;
 }

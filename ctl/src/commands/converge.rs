@@ -264,6 +264,7 @@ async fn last_lines(client: &mut Client, task: &str) -> Vec<LogLine> {
     let request = wire::LogsRequest {
         filter: Some(target::by_task(task)),
         query: Some(wire::LogQuery { tail: Some(LAST_LINES), ..Default::default() }),
+        ..Default::default()
     };
     let mut lines = Vec::new();
     if let Ok(answer) = client.logs(request).await {

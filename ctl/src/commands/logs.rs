@@ -28,7 +28,9 @@ pub(super) async fn run(args: Logs, client: &mut Client) -> Result<Ending, Error
     };
     let (reading, answer) = target::first_that_exists(target::readings(&args.target), |filter| {
         let mut client = client.clone();
-        async move { client.logs(wire::LogsRequest { filter: Some(filter), query: Some(query) }).await }
+        async move {
+            client.logs(wire::LogsRequest { filter: Some(filter), query: Some(query), ..Default::default() }).await
+        }
     })
     .await?;
     let mut stream = answer.into_inner();
