@@ -12,7 +12,8 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 pub enum LogFormat {
     /// One line for a person.
     #[default]
-    Text,
+    #[value(alias = "text")]
+    Human,
     /// One JSON object a line.
     Json,
 }
@@ -24,7 +25,7 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), ParseError> {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     // Fails only where a subscriber is set already, as in tests that start several agents.
     _ = match format {
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Human => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
     Ok(())
