@@ -80,17 +80,7 @@ pub struct Authority {
 impl Authority {
     pub fn new(cluster: &str, now: SystemTime) -> Result<Self, SignError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(SignError::Key)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, cluster);
-        // A name of its own for each: a certificate names its issuer, and during a rotation there are two.
-        let own = &hex(&fingerprint(key.public_key_raw()))[..16];
-        params.distinguished_name.push(DnType::CommonName, format!("Roster authority {own}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial());
-        params.not_before = OffsetDateTime::from(now - BACKDATED);
-        params.not_after = OffsetDateTime::from(now + AUTHORITY_LIFETIME);
+        let params = authority_params(cluster, &key, now, now + AUTHORITY_LIFETIME);
         let certificate = params.self_signed(&key).map_err(SignError::Sign)?;
         Ok(Self { certificate: certificate.der().to_vec(), key_pem: Zeroizing::new(key.serialize_pem()) })
     }
@@ -159,6 +149,19 @@ impl Authority {
         Ok(signed.der().to_vec())
     }
 
+    /// A certificate for the key of `next`, so that who trusts only this one believes what `next` signs.
+    pub fn cross_sign(&self, next: &Authority, now: SystemTime) -> Result<Der, SignError> {
+        let (_, ends) = validity(&parse(&self.certificate)?);
+        let ends = SystemTime::UNIX_EPOCH + Duration::from_micros(ends.0);
+        let next_certificate = parse(&next.certificate)?;
+        let cluster = next_certificate.subject().iter_organization().next().and_then(|name| name.as_str().ok());
+        let key = KeyPair::from_pem(&next.key_pem).map_err(SignError::Authority)?;
+        let mut params = authority_params(cluster.unwrap_or_default(), &key, now, ends);
+        params.use_authority_key_identifier_extension = true;
+        let signed = params.signed_by(&key, &self.issuer()?).map_err(SignError::Sign)?;
+        Ok(signed.der().to_vec())
+    }
+
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, SignError> {
         let key = KeyPair::from_pem(&self.key_pem).map_err(SignError::Authority)?;
         let certificate = CertificateDer::from(self.certificate.as_slice());
@@ -173,6 +176,23 @@ impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Authority({})", hex(&self.digest()))
     }
+}
+
+/// Of the same name for the same key, whoever signs.
+fn authority_params(cluster: &str, key: &KeyPair, now: SystemTime, ends: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, cluster);
+    // A name of its own for each: a certificate names its issuer, and during a rotation there are two.
+    let own = &hex(&fingerprint(key.public_key_raw()))[..16];
+    params.distinguished_name.push(DnType::CommonName, format!("Roster authority {own}"));
+    // One further authority beneath it: the next one, while they overlap.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.serial_number = Some(serial());
+    params.not_before = OffsetDateTime::from(now - BACKDATED);
+    params.not_after = OffsetDateTime::from(ends);
+    params
 }
 
 /// Positive and of fixed length, as RFC 5280 asks.

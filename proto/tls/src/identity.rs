@@ -28,11 +28,11 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// Who somebody is in a cluster, with the proof, and whom they trust.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The holder's, then those between it and the authority, of which there are none today.
+    /// The holder's, then those between it and the authority.
     pub certificates: Vec<Der>,
     /// PKCS #8.
     pub key_pem: Zeroizing<String>,
-    /// Every one to be trusted.
+    /// Every one to be trusted, the one that signs first.
     pub authorities: Vec<Der>,
     pub cluster: String,
     /// HOST:PORT of every controller, as last heard.
@@ -108,6 +108,12 @@ impl Identity {
     /// When to ask for a newer certificate.
     pub fn renew_at(&self) -> Result<Timestamp, IdentityError> {
         Ok(renew_at(&self.certificate()?))
+    }
+
+    /// Whether to ask for a newer certificate now: two thirds of this one's life are over, or another authority signs.
+    pub fn is_due(&self, now: Timestamp) -> Result<bool, IdentityError> {
+        let signs = self.authorities.first().map(|authority| fingerprint(authority));
+        Ok(now >= self.renew_at()? || signs != self.signer())
     }
 
     /// SHA-256 of the authority that signed the own certificate.

@@ -19,7 +19,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::{CertificateError, Identity, Role, Subject, fingerprint, subject::parse};
+use crate::{CertificateError, Der, Identity, Role, Subject, fingerprint, subject::parse};
 
 /// In every controller's certificate. Addresses change and are not: who connects by an address asks for this name.
 pub const SERVER_NAME: &str = "controller.roster";
@@ -74,13 +74,8 @@ fn roots(authorities: &[Vec<u8>]) -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::new(roots))
 }
 
-/// The own certificate, and behind it the authority that signed it: a stranger finds there what its token names.
-fn chain(identity: &Identity) -> Vec<CertificateDer<'static>> {
-    let signer = identity
-        .certificates
-        .first()
-        .and_then(|own| identity.authorities.iter().find(|authority| signed_by(own, authority)));
-    identity.certificates.iter().chain(signer).map(|der| CertificateDer::from(der.clone())).collect()
+fn chain<'a>(certificates: impl Iterator<Item = &'a Der>) -> Vec<CertificateDer<'static>> {
+    certificates.map(|der| CertificateDer::from(der.clone())).collect()
 }
 
 /// Whether `authority` signed `certificate`; only the signature is looked at.
@@ -106,7 +101,7 @@ pub fn client_config(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError>
     let inner = WebPkiServerVerifier::builder_with_provider(roots(&identity.authorities)?, provider()).build()?;
     let verifier = ControllersOnly { inner: Inner::Known(inner), cluster: identity.cluster.clone() };
     let config = client_builder(verifier)?;
-    let config = config.with_client_auth_cert(chain(identity), key(&identity.key_pem)?)?;
+    let config = config.with_client_auth_cert(chain(identity.certificates.iter()), key(&identity.key_pem)?)?;
     Ok(finished(config))
 }
 
@@ -135,11 +130,13 @@ pub fn server_config(identity: &Identity) -> Result<Arc<ServerConfig>, TlsError>
     let inner = WebPkiClientVerifier::builder_with_provider(roots(&identity.authorities)?, provider())
         .allow_unauthenticated()
         .build()?;
+    // The authorities go with the own certificate: a stranger finds there the one that its token names.
+    let shown = identity.certificates.iter().chain(&identity.authorities);
     let verifier = MembersOnly { inner, cluster: identity.cluster.clone() };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(chain(identity), key(&identity.key_pem)?)?;
+        .with_single_cert(chain(shown), key(&identity.key_pem)?)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -142,6 +142,36 @@ async fn both_authorities_count_while_one_replaces_the_other() {
     assert!(both.server.is_err(), "the old authority is gone");
 }
 
+#[tokio::test]
+async fn who_knows_only_the_old_authority_believes_what_the_new_one_signs() {
+    let (old, new) = (authority(), authority());
+    let cross = old.cross_sign(&new, std::time::SystemTime::now()).expect("signed");
+    let crossed = |mut identity: Identity| {
+        identity.certificates.push(cross.clone());
+        identity
+    };
+    let mut controller = crossed(identity(&new, Role::Controller, "c1"));
+    controller.authorities.push(old.certificate().to_vec());
+
+    // A member that has not heard of the rotation, and strangers with tokens from before and after.
+    let late = identity(&old, Role::Agent, "vm1");
+    let both = shake(serve(&controller), ask(&late)).await;
+    assert!(both.client.is_ok() && both.server.is_ok());
+    for pinned in [&old, &new] {
+        let stranger = anonymous_client_config(CLUSTER, pinned.digest()).expect("a client");
+        shake(serve(&controller), stranger).await.client.expect("the token's authority vouches");
+    }
+    // And a controller that has not heard of it, asked by a member that has renewed.
+    let late = identity(&old, Role::Controller, "c2");
+    let mut renewed = crossed(identity(&new, Role::Agent, "vm1"));
+    renewed.authorities.push(old.certificate().to_vec());
+    assert!(renewed.signer() == Some(new.digest()) && !renewed.is_due(std::time::SystemTime::now().into()).unwrap());
+    let both = shake(serve(&late), ask(&renewed)).await;
+    assert!(both.client.is_ok() && both.server.is_ok());
+    renewed.authorities.swap(0, 1);
+    assert!(renewed.is_due(std::time::SystemTime::now().into()).expect("readable"), "another one signs");
+}
+
 /// Shakes hands until it is dropped, and forgets what it accepted when the peer does.
 async fn controller(identity: &Identity) -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
