@@ -36,9 +36,11 @@ impl From<Refusal> for Status {
             | Refusal::AlreadyInitialised(_)
             | Refusal::NotInitialised
             | Refusal::LastVoter => Code::FailedPrecondition,
-            Refusal::ControllerExists { .. } | Refusal::TokenExists(_) => Code::AlreadyExists,
+            Refusal::ControllerExists { .. } | Refusal::TokenExists(_) | Refusal::NameTaken(_) => Code::AlreadyExists,
             Refusal::InvalidLabel { .. } | Refusal::OutOfRange { .. } | Refusal::NoAuthority => Code::InvalidArgument,
-            Refusal::UnknownToken | Refusal::TokenExpired { .. } | Refusal::TokenUsedUp(_) => Code::Unauthenticated,
+            Refusal::UnknownToken | Refusal::TokenExpired { .. } | Refusal::TokenUsedUp(_) | Refusal::Removed(_) => {
+                Code::Unauthenticated
+            }
             Refusal::NoFreePort { .. } | Refusal::Limit(_) => Code::ResourceExhausted,
         };
         Status::new(code, refusal.to_string())

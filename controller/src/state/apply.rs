@@ -104,6 +104,7 @@ impl ClusterState {
             | Command::PutToken { .. }
             | Command::RevokeToken { .. }
             | Command::UseToken { .. }
+            | Command::PutGrant { .. }
             | Command::PutUser { .. }
             | Command::RemoveUser { .. } => {}
             Command::ApplyPlan { .. } => self.plan_base = version,
@@ -171,8 +172,9 @@ impl<'a> Edit<'a> {
             Command::SetAuthorities { authorities } => self.set_authorities(authorities),
             Command::PutToken { id, role, digest, expires, uses } => self.put_token(id, *role, digest, *expires, *uses),
             Command::RevokeToken { id } => self.revoke_token(id),
-            Command::UseToken { id, digest, name } => self.use_token(id, digest, name),
-            Command::PutUser { name, role, expires } => self.put_user(name, *role, *expires),
+            Command::UseToken { id, digest, name, grant } => self.use_token(id, digest, name, grant),
+            Command::PutGrant { holder, grant } => self.renew_grant(holder, grant),
+            Command::PutUser { name, role, grant } => self.put_user(name, *role, grant),
             Command::RemoveUser { name } => self.remove_user(name),
             Command::ApplyPlan { base, changes } => self.apply_plan(*base, changes),
         }

@@ -12,7 +12,7 @@ use roster_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{AuthorityRecord, Secret, TokenRole, UserRole, controllers::Settings};
+use super::{AuthorityRecord, Grant, Holder, Secret, TokenRole, UserRole, controllers::Settings};
 
 /// A command with the moment it was proposed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,11 +133,17 @@ pub enum Command {
         digest: Secret,
         /// Of whoever is admitted.
         name: String,
+        grant: Grant,
+    },
+    /// A member has a newer certificate. Refused for one who was removed meanwhile.
+    PutGrant {
+        holder: Holder,
+        grant: Grant,
     },
     PutUser {
         name: String,
         role: UserRole,
-        expires: Timestamp,
+        grant: Grant,
     },
     RemoveUser {
         name: String,
@@ -266,6 +272,10 @@ pub enum Refusal {
     TokenExpired { id: String, at: Timestamp },
     #[error("join token {0} is used up: `rctl token create` makes a new one")]
     TokenUsedUp(String),
+    #[error("the {0} was removed from the cluster")]
+    Removed(Holder),
+    #[error("the cluster has a {0} already: choose another name, or remove that one first")]
+    NameTaken(Holder),
     #[error("there is no user {0}: `rctl user ls` lists who there is")]
     NoSuchUser(String),
     #[error("{0}")]

@@ -45,7 +45,7 @@ pub use self::{
     },
     ports::AUTOMATIC_PORTS,
     requests::{MAX_REQUEST_ID, REQUESTS_KEPT},
-    security::{AuthorityRecord, Holder, Secret, Security, TokenRecord, TokenRole, UserRecord, UserRole},
+    security::{AuthorityRecord, Grant, Holder, Secret, Security, TokenRecord, TokenRole, UserRecord, UserRole},
 };
 use self::{
     brake::Departed,

@@ -37,6 +37,8 @@ pub struct Security {
     pub tokens: BTreeMap<String, TokenRecord>,
     pub users: BTreeMap<String, UserRecord>,
     pub revoked: BTreeMap<Holder, Timestamp>,
+    #[serde(default)]
+    pub grants: BTreeMap<Holder, Grant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,22 @@ pub struct AuthorityRecord {
     /// Only the one that signs needs it.
     pub key: Option<Secret>,
     pub since: Timestamp,
+    /// The same key signed by the authority before it, DER: proves this one to those who know only that one.
+    #[serde(default)]
+    pub cross: Option<Vec<u8>>,
+}
+
+/// The newest certificate that a holder was given. Nobody needs one here to be believed: it is for the end of a
+/// rotation, and so that nobody joins under the name of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    pub serial: String,
+    /// SHA-256 of the signing request: the same one again is no second holder.
+    pub request: [u8; 32],
+    /// The signer's certificate; SHA-256.
+    pub authority: [u8; 32],
+    pub issued: Timestamp,
+    pub expires: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +112,19 @@ impl Security {
         self.revoked.get(holder).is_some_and(|removed| issued <= *removed)
     }
 
+    /// As [`Security::is_revoked`], for a certificate whose serial is known. Certificates count whole seconds: what
+    /// tells one that was issued in the very second of the removal, but after it, is that it is the holder's newest.
+    pub fn refuses(&self, holder: &Holder, issued: Timestamp, serial: &str) -> bool {
+        let newest = self.grants.get(holder).is_some_and(|grant| grant.serial == serial);
+        !newest && self.is_revoked(holder, issued)
+    }
+
+    /// Those who hold only a certificate that `signer` has not signed.
+    pub fn behind(&self, signer: [u8; 32], now: Timestamp) -> impl Iterator<Item = &Holder> {
+        let late = move |grant: &Grant| grant.expires > now && grant.authority != signer;
+        self.grants.iter().filter(move |(_, grant)| late(grant)).map(|(holder, _)| holder)
+    }
+
     /// The authority that signs.
     pub fn signing(&self) -> Option<&AuthorityRecord> {
         self.authorities.first()
@@ -105,10 +136,23 @@ impl Security {
         self.tokens.retain(|_, token| now.since(token.expires) < KEPT);
     }
 
+    pub(super) fn forget_old_grants(&mut self, now: Timestamp) {
+        self.grants.retain(|_, grant| grant.expires > now);
+    }
+
     /// What no remaining authority has signed needs no refusal of its own.
     pub(super) fn forget_old_revocations(&mut self) {
         let oldest = self.authorities.iter().map(|authority| authority.since).min();
         self.revoked.retain(|_, removed| oldest.is_none_or(|oldest| *removed >= oldest));
+    }
+}
+
+impl TokenRole {
+    pub fn holder(self, name: &str) -> Holder {
+        match self {
+            TokenRole::Controller => Holder::Controller(name.to_owned()),
+            TokenRole::Agent => Holder::Agent(name.to_owned()),
+        }
     }
 }
 

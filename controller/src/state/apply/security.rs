@@ -6,7 +6,7 @@ use roster_proto::{id::ClusterId, report::Subject, time::Timestamp};
 
 use super::Edit;
 use crate::state::{
-    AuthorityRecord, Holder, MAX_AUTHORITIES, MAX_REVOKED, MAX_TOKENS, MAX_USERS, Secret, Security, TokenRecord,
+    AuthorityRecord, Grant, Holder, MAX_AUTHORITIES, MAX_REVOKED, MAX_TOKENS, MAX_USERS, Secret, Security, TokenRecord,
     TokenRole, UserRecord, UserRole, command::Refusal,
 };
 
@@ -77,30 +77,63 @@ impl Edit<'_> {
         Ok(())
     }
 
-    /// A wrong secret and an unknown token are told alike: nobody learns which ids there are.
-    pub(super) fn use_token(&mut self, id: &str, digest: &Secret, name: &str) -> Result<(), Refusal> {
+    /// A wrong secret and an unknown token are told alike: nobody learns which ids there are. The same request again is
+    /// the same admission and uses up nothing; another one for a name that somebody holds is refused.
+    pub(super) fn use_token(&mut self, id: &str, digest: &Secret, name: &str, grant: &Grant) -> Result<(), Refusal> {
         let token = self.state.security.tokens.get(id).filter(|token| token.digest == *digest).cloned();
         let Some(mut token) = token else { return Err(Refusal::UnknownToken) };
         if token.expires <= self.at {
             return Err(Refusal::TokenExpired { id: id.to_owned(), at: token.expires });
         }
+        let holder = token.role.holder(name);
+        match self.state.security.grants.get(&holder).filter(|present| present.expires > self.at) {
+            Some(present) if present.request == grant.request => {
+                self.put_grant(&holder, grant);
+                return Ok(());
+            }
+            Some(_) => return Err(Refusal::NameTaken(holder)),
+            None => {}
+        }
         token.uses_left = token.uses_left.checked_sub(1).ok_or_else(|| Refusal::TokenUsedUp(id.to_owned()))?;
         let (role, left) = (token.role, token.uses_left);
         self.edit_security().tokens.insert(id.to_owned(), token);
+        self.put_grant(&holder, grant);
         self.tell_cluster(|| format!("{role} {name} is admitted by join token {id}, which has {left} uses left"));
         Ok(())
     }
 
-    pub(super) fn put_user(&mut self, name: &str, role: UserRole, expires: Timestamp) -> Result<(), Refusal> {
+    pub(super) fn renew_grant(&mut self, holder: &Holder, grant: &Grant) -> Result<(), Refusal> {
+        self.refuse_uninitialised()?;
+        let security = &self.state.security;
+        // A removal takes the grant along; one that came after it is from a new admission.
+        if security.revoked.contains_key(holder) && !security.grants.contains_key(holder) {
+            return Err(Refusal::Removed(holder.clone()));
+        }
+        self.put_grant(holder, grant);
+        if let Holder::User(name) = holder
+            && let Some(user) = self.edit_security().users.get_mut(name)
+        {
+            user.expires = grant.expires;
+        }
+        Ok(())
+    }
+
+    fn put_grant(&mut self, holder: &Holder, grant: &Grant) {
+        let at = self.at;
+        let security = self.edit_security();
+        security.forget_old_grants(at);
+        security.grants.insert(holder.clone(), grant.clone());
+    }
+
+    pub(super) fn put_user(&mut self, name: &str, role: UserRole, grant: &Grant) -> Result<(), Refusal> {
         self.refuse_uninitialised()?;
         let before = self.state.security.users.get(name).cloned();
         if before.is_none() && self.state.security.users.len() >= MAX_USERS {
             return Err(Refusal::Limit(format!("{MAX_USERS} users are allowed: remove some first")));
         }
-        let user = UserRecord { role, created: before.as_ref().map_or(self.at, |before| before.created), expires };
-        if before.as_ref() == Some(&user) {
-            return Ok(());
-        }
+        let created = before.as_ref().map_or(self.at, |before| before.created);
+        let user = UserRecord { role, created, expires: grant.expires };
+        self.put_grant(&Holder::User(name.to_owned()), grant);
         self.edit_security().users.insert(name.to_owned(), user);
         self.tell_cluster(|| match before {
             None => format!("user {name} is added as {role}"),
@@ -134,7 +167,9 @@ impl Edit<'_> {
             );
             return Err(Refusal::Limit(text));
         }
-        self.edit_security().revoked.insert(holder, at);
+        let security = self.edit_security();
+        security.grants.remove(&holder);
+        security.revoked.insert(holder, at);
         Ok(())
     }
 

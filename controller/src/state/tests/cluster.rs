@@ -14,7 +14,7 @@ use super::{apply, id, put, web};
 use crate::{
     plan::plan,
     state::{
-        AuthorityRecord, ClusterState, Holder, MAX_CONTROLLERS, MAX_NODE_LABELS, MAX_REQUEST_ID, MAX_REVOKED,
+        AuthorityRecord, ClusterState, Grant, Holder, MAX_CONTROLLERS, MAX_NODE_LABELS, MAX_REQUEST_ID, MAX_REVOKED,
         MAX_TOKENS, REQUESTS_KEPT, Secret, TokenRole, UserRole,
         command::{Command, Entry, Outcome, Refusal},
         controllers::Settings,
@@ -26,7 +26,7 @@ fn cluster_id() -> ClusterId {
 }
 
 fn authority(key: Option<&[u8]>, since: u64) -> AuthorityRecord {
-    AuthorityRecord { certificate: vec![1, 2, 3], key: key.map(Secret::new), since: Timestamp(since) }
+    AuthorityRecord { certificate: vec![1, 2, 3], key: key.map(Secret::new), since: Timestamp(since), cross: None }
 }
 
 fn founded() -> ClusterState {
@@ -51,8 +51,25 @@ fn token(id: &str, uses: u32, expires: u64) -> Command {
     Command::PutToken { id: id.to_owned(), role: TokenRole::Agent, digest, expires, uses }
 }
 
-fn use_token(id: &str, digest: &[u8]) -> Command {
-    Command::UseToken { id: id.to_owned(), digest: Secret::new(digest), name: "vm1".to_owned() }
+/// Of a signing request, until a moment.
+fn grant(request: u8, expires: u64) -> Grant {
+    Grant {
+        serial: format!("{request:02x}"),
+        request: [request; 32],
+        authority: [1; 32],
+        issued: Timestamp(0),
+        expires: Timestamp(expires),
+    }
+}
+
+fn use_token_as(id: &str, name: &str, request: u8) -> Command {
+    let (digest, grant) = (Secret::new(*b"digest"), grant(request, 1_000));
+    Command::UseToken { id: id.to_owned(), digest, name: name.to_owned(), grant }
+}
+
+fn use_token(id: &str, digest: &[u8], name: &str) -> Command {
+    let (digest, grant) = (Secret::new(digest), grant(1, 1_000));
+    Command::UseToken { id: id.to_owned(), digest, name: name.to_owned(), grant }
 }
 
 fn node_id(name: &str) -> NodeId {
@@ -168,22 +185,74 @@ fn tokens_admit_as_often_and_as_long_as_they_say() {
     let mut state = founded();
     apply(&mut state, token("a", 2, 1_000));
     assert_eq!(apply(&mut state, token("a", 2, 1_000)), Outcome::Refused(Refusal::TokenExists("a".to_owned())));
-    assert_eq!(apply(&mut state, use_token("a", b"guessed")), Outcome::Refused(Refusal::UnknownToken));
-    assert_eq!(apply(&mut state, use_token("b", b"digest")), Outcome::Refused(Refusal::UnknownToken));
-    assert_eq!(apply(&mut state, use_token("a", b"digest")), Outcome::Applied);
+    assert_eq!(apply(&mut state, use_token("a", b"guessed", "vm1")), Outcome::Refused(Refusal::UnknownToken));
+    assert_eq!(apply(&mut state, use_token("b", b"digest", "vm1")), Outcome::Refused(Refusal::UnknownToken));
+    assert_eq!(apply(&mut state, use_token("a", b"digest", "vm1")), Outcome::Applied);
     assert_eq!(last_event(&state), "agent vm1 is admitted by join token a, which has 1 uses left");
-    assert_eq!(apply(&mut state, use_token("a", b"digest")), Outcome::Applied);
+    assert_eq!(apply(&mut state, use_token("a", b"digest", "vm2")), Outcome::Applied);
     let used_up = Refusal::TokenUsedUp("a".to_owned());
-    assert_eq!(apply(&mut state, use_token("a", b"digest")), Outcome::Refused(used_up));
+    assert_eq!(apply(&mut state, use_token("a", b"digest", "vm3")), Outcome::Refused(used_up));
 
     apply(&mut state, token("late", 1, 2));
     let expired = Refusal::TokenExpired { id: "late".to_owned(), at: Timestamp(2) };
-    assert_eq!(apply(&mut state, use_token("late", b"digest")), Outcome::Refused(expired));
+    assert_eq!(apply(&mut state, use_token("late", b"digest", "vm3")), Outcome::Refused(expired));
 
     let revoke = || Command::RevokeToken { id: "a".to_owned() };
     assert_eq!(apply(&mut state, revoke()), Outcome::Applied);
     assert_eq!(apply(&mut state, revoke()), Outcome::Refused(Refusal::NoSuchToken("a".to_owned())));
-    assert_eq!(apply(&mut state, use_token("a", b"digest")), Outcome::Refused(Refusal::UnknownToken));
+    assert_eq!(apply(&mut state, use_token("a", b"digest", "vm3")), Outcome::Refused(Refusal::UnknownToken));
+}
+
+#[test]
+fn nobody_joins_under_the_name_of_another() {
+    let mut state = founded();
+    apply(&mut state, token("a", 9, 10_000));
+    let left = |state: &ClusterState| state.security.tokens["a"].uses_left;
+    assert_eq!(apply(&mut state, use_token_as("a", "vm1", 1)), Outcome::Applied);
+    let vm1 = Holder::Agent("vm1".to_owned());
+    assert_eq!(refused(apply(&mut state, use_token_as("a", "vm1", 2))), Refusal::NameTaken(vm1.clone()));
+    // An answer that was lost is asked for again.
+    assert_eq!(apply(&mut state, use_token_as("a", "vm1", 1)), Outcome::Applied);
+    assert_eq!(left(&state), 8);
+    // Whoever let the certificate expire may come anew.
+    let late = Entry::new(Timestamp(5_000), use_token_as("a", "vm1", 2));
+    assert_eq!(state.apply(Version(state.version.0 + 1), &late).outcome, Outcome::Applied);
+    assert_eq!((left(&state), state.security.grants[&vm1].request), (7, [2; 32]));
+    assert_eq!(ClusterState::decode(&state.encode()).expect("a good snapshot"), state);
+}
+
+#[test]
+fn who_was_removed_does_not_renew() {
+    let mut state = founded();
+    let ann = Holder::User("ann".to_owned());
+    let add = |request| Command::PutUser { name: "ann".to_owned(), role: UserRole::Viewer, grant: grant(request, 99) };
+    let renew = |request, expires| Command::PutGrant { holder: ann.clone(), grant: grant(request, expires) };
+    apply(&mut state, add(1));
+    assert_eq!(apply(&mut state, renew(2, 199)), Outcome::Applied);
+    assert_eq!(state.security.users["ann"].expires, Timestamp(199));
+    apply(&mut state, Command::RemoveUser { name: "ann".to_owned() });
+    let removed = Timestamp(state.version.0);
+    assert_eq!(refused(apply(&mut state, renew(3, 299))), Refusal::Removed(ann.clone()));
+    assert!(state.security.refuses(&ann, removed, "03"));
+
+    // Added again: what was granted last counts even if it says the second of the removal, everything older does not.
+    apply(&mut state, add(4));
+    assert!(!state.security.refuses(&ann, Timestamp(0), "04"));
+    assert!(state.security.refuses(&ann, Timestamp(0), "02"));
+    assert_eq!(apply(&mut state, renew(5, 399)), Outcome::Applied);
+}
+
+#[test]
+fn who_is_behind_in_a_rotation() {
+    let mut state = founded();
+    apply(&mut state, token("a", 9, 10_000));
+    apply(&mut state, use_token_as("a", "vm1", 1));
+    let names = |state: &ClusterState, signer, now| {
+        state.security.behind(signer, Timestamp(now)).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&state, [1; 32], 9), Vec::<String>::new());
+    assert_eq!(names(&state, [2; 32], 9), ["node vm1"]);
+    assert_eq!(names(&state, [2; 32], 1_000), Vec::<String>::new(), "its certificate has expired");
 }
 
 #[test]
@@ -203,9 +272,8 @@ fn tokens_are_bounded_and_old_ones_make_room() {
 #[test]
 fn a_removed_user_is_refused_until_given_a_new_certificate() {
     let mut state = founded();
-    let add = |role| Command::PutUser { name: "ann".to_owned(), role, expires: Timestamp(99) };
+    let add = |role| Command::PutUser { name: "ann".to_owned(), role, grant: grant(1, 99) };
     assert_eq!(apply(&mut state, add(UserRole::Viewer)), Outcome::Applied);
-    assert_eq!(apply(&mut state, add(UserRole::Viewer)), Outcome::Unchanged);
     assert_eq!(apply(&mut state, add(UserRole::Admin)), Outcome::Applied);
     assert_eq!(last_event(&state), "user ann is admin instead of viewer now");
     let issued = Timestamp(state.version.0);
@@ -222,10 +290,10 @@ fn a_removed_user_is_refused_until_given_a_new_certificate() {
 fn a_rotation_forgets_the_refusals_it_makes_superfluous() {
     let mut state = founded();
     for n in 0..MAX_REVOKED {
-        apply(&mut state, Command::PutUser { name: format!("u{n}"), role: UserRole::Viewer, expires: Timestamp(9) });
+        apply(&mut state, Command::PutUser { name: format!("u{n}"), role: UserRole::Viewer, grant: grant(1, 9) });
         assert_eq!(apply(&mut state, Command::RemoveUser { name: format!("u{n}") }), Outcome::Applied);
     }
-    apply(&mut state, Command::PutUser { name: "ann".to_owned(), role: UserRole::Viewer, expires: Timestamp(9) });
+    apply(&mut state, Command::PutUser { name: "ann".to_owned(), role: UserRole::Viewer, grant: grant(1, 9) });
     let remove = || Command::RemoveUser { name: "ann".to_owned() };
     assert!(matches!(refused(apply(&mut state, remove())), Refusal::Limit(_)));
     let both = vec![authority(Some(b"new"), 1_000_000), authority(None, 1)];
