@@ -62,7 +62,7 @@ use self::{
     leader::{Reconciler, liveness::Liveness},
     listen::ListenError,
     metrics::Metrics,
-    raft::{Fault, OpenError, Store, StoreConfig},
+    raft::{Alone, Fault, OpenError, Store, StoreConfig},
     serve::{ServeError, Services},
     state::ClusterState,
 };
@@ -110,7 +110,7 @@ async fn live(config: &Config, listeners: &Listeners, shutdown: &CancellationTok
     // The store outlives the servers, so that what they still have under way is answered.
     let store_shutdown = CancellationToken::new();
     let (store, store_task) =
-        Store::<ClusterState>::open(StoreConfig::new(&config.data_dir), store_shutdown.clone()).await?;
+        Store::<ClusterState>::open(StoreConfig::new(&config.data_dir), Alone, store_shutdown.clone()).await?;
     let metrics = Arc::new(Metrics::default());
     let cluster = Cluster::new(store, metrics.clone());
     let stopping = shutdown.child_token();

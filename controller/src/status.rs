@@ -9,7 +9,7 @@ use crate::{
     api::{filter::FilterError, validate::InvalidSpec},
     cluster::ChangeError,
     dispatch::broker::AskError,
-    raft::ProposeError,
+    raft::{MembersError, ProposeError, ReadError},
     state::command::Refusal,
 };
 
@@ -74,6 +74,32 @@ fn unavailable(words: impl Into<String>, retry: &'static str) -> Status {
     let mut status = Status::unavailable(words);
     status.metadata_mut().insert(call::RETRY, MetadataValue::from_static(retry));
     status
+}
+
+impl From<ReadError> for Status {
+    fn from(error: ReadError) -> Self {
+        retry_safe(chain(&error))
+    }
+}
+
+impl From<MembersError> for Status {
+    fn from(error: MembersError) -> Self {
+        let words = chain(&error);
+        match error {
+            MembersError::NotLeader { .. } => retry_safe(words),
+            MembersError::Lost { .. }
+            | MembersError::NotTaken { .. }
+            | MembersError::ShuttingDown
+            | MembersError::Failed(_) => retry_same_id(words),
+            MembersError::UnderWay => Status::aborted(words),
+            MembersError::Unknown { .. } => Status::not_found(words),
+            MembersError::Twice { .. } => Status::invalid_argument(words),
+            MembersError::AlreadySo { .. }
+            | MembersError::NotCaughtUp { .. }
+            | MembersError::LosesQuorum { .. }
+            | MembersError::Unreachable { .. } => Status::failed_precondition(words),
+        }
+    }
 }
 
 /// For `map_err`: both types belong to other crates.

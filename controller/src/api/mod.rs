@@ -237,7 +237,7 @@ impl Control for Api {
         Ok(Response::new(wire::VersionResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state_version: self.cluster.read().version.0,
-            leader: leadership.leader.unwrap_or_default(),
+            leader: leadership.leader.map_or(0, |leader| leader.0),
             term: leadership.term,
         }))
     }

@@ -204,7 +204,7 @@ where
     async fn try_with(&self, leader: Leadership, request: Request<Body>) -> Tried {
         let answer = async {
             match leader.leader {
-                Some(peer) if !leader.is_self => self.there(peer, request).await,
+                Some(peer) if !leader.is_self => self.there(peer.0, request).await,
                 _ => Tried::Answered(self.here(request).await),
             }
         };

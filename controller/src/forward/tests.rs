@@ -10,7 +10,10 @@ use std::{
     },
 };
 
-use roster_proto::wire::{self, control_client::ControlClient};
+use roster_proto::{
+    id::PeerId,
+    wire::{self, control_client::ControlClient},
+};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -73,7 +76,7 @@ impl Peers for Addresses {
 }
 
 fn leads(leader: Option<u64>, term: u64, own: u64) -> Leadership {
-    Leadership { leader, term, is_self: leader == Some(own) }
+    Leadership { leader: leader.map(PeerId), term, is_self: leader == Some(own) }
 }
 
 /// Peers 1 to `count`; nobody leads yet.

@@ -1,30 +1,49 @@
-//! The driver: raft's `RawNode`, the machine it drives, and who waits for what. Synchronous: [`super::store`] gives it
-//! a thread.
+//! The driver: raft's `RawNode`, the machine it drives, and who waits for what. Synchronous and without a clock:
+//! [`super::serve`] gives it a thread and ticks, the simulation gives it what it likes. All its randomness comes from
+//! a seed.
 //!
-//! Guarantees: within one `Ready`, first the disk, then the machine, then the readers, then the answers. A proposal is
-//! known by the random-based id in its entry's context, so that an entry of an earlier run answers nobody.
+//! Guarantees: within one `Ready`, a leader's messages may leave first (raft's thesis, 10.2.1: the followers flush
+//! while the leader does), everybody else's after the disk; then the machine, then the readers, then the answers. A
+//! proposal is known by the random-based id in its entry's context, so that an entry of another peer or of an earlier
+//! run answers nobody.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ::raft::{
-    Config, RawNode, StateRole,
-    eraftpb::{Entry, EntryType},
+    Config, RawNode, ReadState, SnapshotStatus, StateRole,
+    eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType, SnapshotMetadata},
 };
-use roster_proto::id::Version;
+use bytes::Bytes;
+use roster_proto::id::{PeerId, Version};
 use tokio::sync::{oneshot, watch};
 
 use super::{
     Machine,
     disk::Disk,
-    error::{Fault, ProposeError},
+    error::{End, Fault, MembersError, ProposeError, ReadError, Undecodable},
     log::Log,
     logger,
+    reads::{ReadAnswer, Reads},
+    reconfigure::Reconfiguration,
+    status::RaftStatus,
     store::Leadership,
+    transport::{EncodedMachine, Transport},
 };
 
-/// Raft's clock is not driven for a sole voter; the ratio is what raft asks for.
-const HEARTBEAT_TICKS: usize = 2;
-const ELECTION_TICKS: usize = 10 * HEARTBEAT_TICKS;
+pub(super) const HEARTBEAT_TICKS: usize = 2;
+/// The shortest election timeout; the longest is just under twice as long.
+pub(super) const ELECTION_TICKS: usize = 10;
+/// An append carries at least one entry and otherwise no more bytes than this ...
+const MESSAGE_BYTES: u64 = 1 << 20;
+/// ... and so many appends may be on their way to a peer.
+const INFLIGHT_MESSAGES: usize = 64;
+/// What may be logged and not yet committed; proposing is bounded well below, but callers may give up waiting.
+const UNCOMMITTED_BYTES: u64 = 64 << 20;
+/// How long a snapshot that a peer was sent is kept for it while nothing is heard of that peer.
+const OFFER_TICKS: u64 = 200;
 
 pub(super) type Answer<M> = oneshot::Sender<Result<(Version, <M as Machine>::Output), ProposeError>>;
 
@@ -36,15 +55,39 @@ pub(super) struct SnapshotPolicy {
 }
 
 pub(super) struct Driver<M: Machine, D: Disk> {
-    node: RawNode<Log<D>>,
+    pub(super) node: RawNode<Log<D>>,
+    transport: Box<dyn Transport>,
     machine: M,
-    applied: u64,
-    waiting: HashMap<u64, Answer<M>>,
+    pub(super) applied: u64,
+    /// The members as of `applied`.
+    pub(super) conf: ConfState,
+    /// For raft, with the next `Ready`.
+    proposed: Vec<Entry>,
+    /// By id: the proposals of this leadership.
+    waiting: BTreeMap<u64, Answer<M>>,
+    /// The term of that leadership.
+    leading_term: u64,
+    reads: Reads<M>,
+    pub(super) reconfiguration: Reconfiguration,
     next_id: u64,
-    published: watch::Sender<Arc<M>>,
+    seed: u64,
+    /// In ticks.
+    pub(super) now: u64,
+    /// When each member was last heard.
+    pub(super) heard: HashMap<u64, u64>,
+    /// The commit index that the followers were told at the last tick.
+    told: u64,
+    pub(super) published: watch::Sender<Arc<M>>,
     leadership: watch::Sender<Leadership>,
+    pub(super) status: watch::Sender<RaftStatus>,
+    pub(super) status_due: bool,
     policy: SnapshotPolicy,
-    encoding: bool,
+    /// The members as of the snapshot that is being encoded.
+    encoding: Option<ConfState>,
+    /// The last snapshot that a peer was sent.
+    offer: Option<(u64, Arc<EncodedMachine>)>,
+    /// The data of the snapshot that raft was given last.
+    received: Option<Received<M>>,
 }
 
 /// A machine to be encoded, off the driver's thread, and given back by [`Driver::store_snapshot`].
@@ -53,31 +96,74 @@ pub(super) struct SnapshotWork<M> {
     pub(super) machine: M,
 }
 
+/// A snapshot of another peer.
+pub(super) struct Received<M> {
+    pub(super) bytes: Bytes,
+    pub(super) machine: M,
+}
+
+impl<M: Machine> Received<M> {
+    pub(super) fn decode(bytes: Bytes) -> Result<Self, Undecodable> {
+        Ok(Self { machine: M::decode(&bytes)?, bytes })
+    }
+}
+
 impl<M: Machine, D: Disk> Driver<M, D> {
     /// `machine` is as of the log's snapshot; the entries after it are applied by [`Self::start`].
-    pub(super) fn new(log: Log<D>, machine: M, first_id: u64, policy: SnapshotPolicy) -> Result<Self, Fault> {
+    pub(super) fn new(
+        log: Log<D>,
+        machine: M,
+        transport: Box<dyn Transport>,
+        seed: u64,
+        policy: SnapshotPolicy,
+    ) -> Result<Self, Fault> {
         let config = Config {
             id: log.head().peer,
             heartbeat_tick: HEARTBEAT_TICKS,
             election_tick: ELECTION_TICKS,
             applied: log.snapshot_index(),
+            max_size_per_msg: MESSAGE_BYTES,
+            max_inflight_msgs: INFLIGHT_MESSAGES,
+            max_uncommitted_size: UNCOMMITTED_BYTES,
             pre_vote: true,
             check_quorum: true,
+            // Followers hear it with the next entries, or with the next tick.
+            skip_bcast_commit: true,
             ..Config::default()
         };
         let applied = log.snapshot_index();
-        let leadership = Leadership { leader: None, term: log.head().term, is_self: false };
-        Ok(Self {
-            node: RawNode::new(&config, log, &logger::logger())?,
+        let conf = log.conf_state().clone();
+        let node = RawNode::new(&config, log, &logger::logger())?;
+        let leadership = Leadership { leader: None, term: node.raft.term, is_self: false };
+        let mut driver = Self {
+            transport,
             published: watch::Sender::new(Arc::new(machine.clone())),
             machine,
             applied,
-            waiting: HashMap::new(),
-            next_id: first_id,
+            proposed: Vec::new(),
+            waiting: BTreeMap::new(),
+            leading_term: 0,
+            reads: Reads::default(),
+            reconfiguration: Reconfiguration::default(),
+            next_id: mix(seed),
+            seed,
+            now: 0,
+            heard: HashMap::new(),
+            told: 0,
             leadership: watch::Sender::new(leadership),
+            status: watch::Sender::new(RaftStatus::unknown(PeerId(node.raft.id))),
+            status_due: true,
+            node,
+            conf,
             policy,
-            encoding: false,
-        })
+            encoding: None,
+            offer: None,
+            received: None,
+        };
+        driver.offer_current();
+        driver.after_input();
+        driver.publish_status();
+        Ok(driver)
     }
 
     pub(super) fn published(&self) -> watch::Receiver<Arc<M>> {
@@ -88,44 +174,151 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         self.leadership.subscribe()
     }
 
-    /// Stands for election, which a sole voter wins at once, and applies the whole log: all that was ever acknowledged
-    /// lies before the entry with which the new term begins.
+    pub(super) fn status(&self) -> watch::Receiver<RaftStatus> {
+        self.status.subscribe()
+    }
+
+    /// Applies what the log is known to be committed to. A sole voter then stands for election, which it wins at once,
+    /// and applies the whole log: all that was ever acknowledged lies before the entry with which the new term begins.
     pub(super) fn start(&mut self) -> Result<(), Fault> {
-        self.node.campaign()?;
-        self.settle()
+        self.settle()?;
+        if self.conf.voters == [self.id()] && self.conf.voters_outgoing.is_empty() {
+            self.node.campaign()?;
+            self.after_input();
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// One step of raft's clock; [`Self::settle`] is to follow.
+    pub(super) fn tick(&mut self) {
+        self.now += 1;
+        self.node.tick();
+        let commit = self.node.raft.raft_log.committed;
+        if self.told < commit {
+            self.told = commit;
+            self.node.ping();
+        }
+        self.reads.expire(self.now);
+        self.drop_offer_when_idle();
+        self.status_due = true;
+        self.after_input();
+    }
+
+    /// Whether the clock matters: there is anybody to hear from.
+    pub(super) fn needs_ticks(&self) -> bool {
+        let ConfState { voters, learners, voters_outgoing, .. } = &self.conf;
+        let is_other = |peer: &u64| *peer != self.id();
+        voters.iter().chain(learners).chain(voters_outgoing).any(is_other)
+    }
+
+    /// A message of another peer; [`Self::settle`] is to follow. One that makes no sense here is dropped. A MsgSnapshot
+    /// has its data in it, or comes by [`Self::receive_snapshot`].
+    pub(super) fn step(&mut self, mut message: Message) -> Result<(), Fault> {
+        let (kind, from) = (message.get_msg_type(), message.from);
+        if message.to != self.id() || from == self.id() || from == ::raft::INVALID_ID {
+            return Ok(());
+        }
+        match kind {
+            // Nobody forwards these.
+            MessageType::MsgPropose | MessageType::MsgTransferLeader => return Ok(()),
+            MessageType::MsgSnapshot => {
+                return match Received::decode(message.mut_snapshot().take_data()) {
+                    Ok(received) => self.receive_snapshot(message, received),
+                    Err(error) => {
+                        tracing::warn!(from, error = crate::status::chain(&error), "a snapshot is not understood");
+                        Ok(())
+                    }
+                };
+            }
+            // It must not refuse to stand because it has not yet applied what came just before.
+            MessageType::MsgTimeoutNow => self.settle()?,
+            MessageType::MsgHeartbeat => {
+                let last = self.node.raft.raft_log.last_index();
+                if message.term >= self.node.raft.term && message.commit > last {
+                    return Err(Fault::Forgotten { known: message.commit, last });
+                }
+            }
+            _ => {}
+        }
+        self.give(message)
+    }
+
+    fn give(&mut self, message: Message) -> Result<(), Fault> {
+        let from = message.from;
+        if super::storage::contains(&self.conf, from) {
+            self.heard.insert(from, self.now);
+        }
+        match self.node.step(message) {
+            Ok(()) => {}
+            Err(::raft::Error::Store(error)) => return Err(::raft::Error::Store(error).into()),
+            // From somebody who is no member, or late.
+            Err(error) => tracing::debug!(from, %error, "a peer's message is dropped"),
+        }
+        self.after_input();
+        Ok(())
+    }
+
+    /// A MsgSnapshot whose machine is decoded already. On return it is in force, unless raft had no use for it.
+    pub(super) fn receive_snapshot(&mut self, message: Message, received: Received<M>) -> Result<(), Fault> {
+        if message.get_msg_type() != MessageType::MsgSnapshot || message.to != self.id() {
+            return Ok(());
+        }
+        // One given before is dealt with before its data goes.
+        self.settle()?;
+        self.received = Some(received);
+        self.give(message)?;
+        self.settle()?;
+        self.received = None;
+        Ok(())
+    }
+
+    /// The peer may have missed some messages.
+    pub(super) fn report_unreachable(&mut self, peer: u64) {
+        self.node.report_unreachable(peer);
+        self.after_input();
+    }
+
+    /// What became of a snapshot given to [`Transport::send_snapshot`].
+    pub(super) fn report_snapshot(&mut self, peer: u64, ok: bool) {
+        let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.node.report_snapshot(peer, status);
+        self.after_input();
     }
 
     /// Adds the command to the log's next batch.
-    pub(super) fn propose(&mut self, command: Vec<u8>, answer: Answer<M>) -> Result<(), Fault> {
-        if self.node.raft.state != StateRole::Leader {
-            send(answer, Err(ProposeError::NotLeader { leader: self.leader() }));
-            return Ok(());
+    pub(super) fn propose(&mut self, command: Vec<u8>, answer: Answer<M>) {
+        if !self.is_leader() {
+            return send(answer, Err(ProposeError::NotLeader { leader: self.leader() }));
         }
-        let id = self.next_id;
-        self.next_id = id.wrapping_add(1);
-        match self.node.propose(id.to_be_bytes().to_vec(), command) {
-            Ok(()) => {
-                self.waiting.insert(id, answer);
-                Ok(())
-            }
-            // While the leadership is being handed over.
-            Err(::raft::Error::ProposalDropped) => {
-                send(answer, Err(ProposeError::NotLeader { leader: None }));
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
+        let id = self.mint_id();
+        let context = id.to_be_bytes().to_vec().into();
+        self.proposed.push(Entry { data: command.into(), context, ..Entry::default() });
+        self.waiting.insert(id, answer);
+    }
+
+    /// Answers with a machine that holds everything that was acknowledged, by any peer, before now.
+    pub(super) fn read_index(&mut self, answer: ReadAnswer<M>) {
+        if !self.needs_ticks() && !self.is_leader() {
+            return send(answer, Err(ReadError::NoLeader));
         }
+        self.reads.queue(answer, self.now);
     }
 
     /// Deals with everything raft has ready; a snapshot that is being stored goes along. When nothing is ready, that
     /// gets a batch of its own.
     pub(super) fn settle(&mut self) -> Result<(), Fault> {
+        self.log_proposed()?;
+        self.ask_reads();
         if !self.node.has_ready() && self.has_work() {
             self.node.mut_store().write(Vec::new(), None)?;
         }
         while self.node.has_ready() {
             self.take_ready()?;
+            self.after_input();
+            self.ask_reads();
         }
+        self.publish_status();
         Ok(())
     }
 
@@ -134,45 +327,125 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         self.node.store().is_writing_snapshot()
     }
 
-    /// One `Ready`, in the order of raft's contract. A sole voter's has no messages and no snapshot.
+    /// In one message, so that each follower is sent one.
+    fn log_proposed(&mut self) -> Result<(), Fault> {
+        if self.proposed.is_empty() {
+            return Ok(());
+        }
+        let entries = std::mem::take(&mut self.proposed);
+        let ids: Vec<_> = entries.iter().filter_map(id_of).collect();
+        let mut message = Message { from: self.id(), entries: entries.into(), ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        match self.node.raft.step(message) {
+            Ok(()) => Ok(()),
+            // While the leadership is being handed over, or far too much is not yet committed.
+            Err(::raft::Error::ProposalDropped) => {
+                let leader = self.node.raft.lead_transferee.map(PeerId);
+                for answer in ids.iter().filter_map(|id| self.waiting.remove(id)) {
+                    send(answer, Err(ProposeError::NotLeader { leader }));
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Begins a round of ReadIndex when one is due and raft would not drop it.
+    fn ask_reads(&mut self) {
+        let answers = match self.leader() {
+            None => false,
+            Some(_) => !self.is_leader() || self.node.raft.commit_to_current_term(),
+        };
+        if answers && self.reads.wants_round(self.now) {
+            let id = self.mint_id();
+            self.reads.begin_round(id, self.now);
+            self.node.read_index([self.id().to_be_bytes(), id.to_be_bytes()].concat());
+        }
+    }
+
+    /// One `Ready`, in the order of raft's contract.
     fn take_ready(&mut self) -> Result<(), Fault> {
         let mut ready = self.node.ready();
-        let entries = ready.take_entries();
-        match ready.hs() {
-            hard_state if ready.must_sync() => {
-                let hard_state = hard_state.cloned();
-                self.node.mut_store().write(entries, hard_state.as_ref())?;
-            }
-            // Only the commit index moved, which raft finds again by itself.
-            Some(hard_state) => {
-                let commit = hard_state.commit;
-                self.node.mut_store().set_commit(commit);
-            }
-            None => {}
+        let hard_state = ready.hs().cloned();
+        let head = self.node.store().head();
+        // One that became leader by its own vote alone must not be heard before that vote is on disk.
+        let votes = hard_state.as_ref().is_some_and(|hs| (hs.term, hs.vote) != (head.term, head.vote));
+        let (early, late) =
+            if votes { (Vec::new(), ready.take_messages()) } else { (ready.take_messages(), Vec::new()) };
+        self.send(early);
+        if !ready.snapshot().is_empty() {
+            self.install(ready.snapshot().get_metadata().clone(), hard_state.as_ref())?;
         }
-        let role = ready.ss().map(|soft| soft.raft_state);
+        self.persist(ready.take_entries(), hard_state, ready.must_sync() && ready.snapshot().is_empty())?;
+        self.send(late);
+        self.send(ready.take_persisted_messages());
+        self.confirm_reads(&ready.take_read_states());
+        let is_role_new = ready.ss().is_some();
         let mut committed = ready.take_committed_entries();
         let mut light = self.node.advance_append(ready);
         if let Some(commit) = light.commit_index() {
             self.node.mut_store().set_commit(commit);
         }
+        self.send(light.take_messages());
         committed.append(&mut light.take_committed_entries());
         self.apply(committed)?;
         self.node.advance_apply_to(self.applied);
-        if let Some(role) = role {
-            self.change_role(role);
+        if is_role_new {
+            self.reads.leader_changed();
+            self.status_due = true;
         }
+        self.publish_leadership();
+        let published = &self.published;
+        self.reads.answer(self.applied, || published.borrow().clone());
+        Ok(())
+    }
+
+    fn persist(&mut self, entries: Vec<Entry>, hard_state: Option<HardState>, must_sync: bool) -> Result<(), Fault> {
+        let log = self.node.mut_store();
+        match hard_state {
+            hard_state if must_sync || !entries.is_empty() => log.write(entries, hard_state.as_ref())?,
+            // Only the commit index moved, which raft finds again by itself.
+            Some(hard_state) => log.set_commit(hard_state.commit),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Replaces log and machine by the snapshot that raft has just been given.
+    fn install(&mut self, metadata: SnapshotMetadata, hard_state: Option<&HardState>) -> Result<(), Fault> {
+        let index = metadata.index;
+        let Some(Received { bytes, machine }) = self.received.take() else {
+            return Err(Fault::Undecodable {
+                index,
+                source: Undecodable::new("raft kept a snapshot without its data"),
+            });
+        };
+        let head = self.node.store().head();
+        let (term, vote) = hard_state.map_or((head.term, head.vote), |hs| (hs.term, hs.vote));
+        self.conf = metadata.get_conf_state().clone();
+        self.node.mut_store().install(metadata, bytes, term, vote)?;
+        self.machine = machine;
+        self.applied = index;
+        self.offer_current();
+        self.published.send_replace(Arc::new(self.machine.clone()));
+        self.status_due = true;
         Ok(())
     }
 
     /// Applies a batch, publishes the state once, and answers whoever proposed its commands.
     fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Fault> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        // The machine is between two of raft's indices meanwhile.
+        self.node.mut_store().offers.current = None;
         let mut answers = Vec::new();
         for entry in entries {
-            if entry.get_entry_type() != EntryType::EntryNormal {
-                return Err(Fault::UnknownKind { index: entry.index });
-            }
             self.applied = entry.index;
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                self.apply_members(&entry)?;
+                continue;
+            }
             // A new leader's first entry.
             if entry.data.is_empty() && entry.context.is_empty() {
                 continue;
@@ -182,10 +455,10 @@ impl<M: Machine, D: Disk> Driver<M, D> {
                 .machine
                 .apply(version, &entry.data)
                 .map_err(|source| Fault::Undecodable { index: entry.index, source })?;
-            let id = <[u8; 8]>::try_from(&entry.context[..]).ok().map(u64::from_be_bytes);
-            let answer = id.and_then(|id| self.waiting.remove(&id));
+            let answer = id_of(&entry).and_then(|id| self.waiting.remove(&id));
             answers.push((answer, Ok((version, output))));
         }
+        self.offer_current();
         if !answers.is_empty() {
             self.published.send_replace(Arc::new(self.machine.clone()));
         }
@@ -197,52 +470,163 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         Ok(())
     }
 
-    fn change_role(&mut self, role: StateRole) {
-        let leader = self.leader();
-        let is_self = role == StateRole::Leader;
-        if !is_self {
-            self.fail_waiting(&ProposeError::LeadershipLost { leader });
+    fn confirm_reads(&mut self, states: &[ReadState]) {
+        for ReadState { index, request_ctx } in states {
+            if let Some(id) = request_ctx.last_chunk() {
+                self.reads.confirm(u64::from_be_bytes(*id), *index);
+            }
         }
-        self.leadership.send_replace(Leadership { leader, term: self.node.raft.term, is_self });
     }
 
-    /// What a peer would send.
-    #[cfg(test)]
-    pub(super) fn step(&mut self, message: ::raft::eraftpb::Message) -> Result<(), Fault> {
-        Ok(self.node.step(message)?)
+    /// What follows from whatever raft was just given.
+    fn after_input(&mut self) {
+        let raft = &mut self.node.raft;
+        // Raft draws a new timeout at each change of role; the seed's takes its place.
+        let draw = mix(self.seed ^ mix(raft.term) ^ raft.id);
+        raft.set_randomized_election_timeout(ELECTION_TICKS + (draw % ELECTION_TICKS as u64) as usize);
+        if !self.is_leader() || self.node.raft.term != self.leading_term {
+            let leader = self.leader();
+            self.proposed.clear();
+            self.fail_waiting(&ProposeError::LeadershipLost { leader });
+            self.reconfiguration.fail(&MembersError::Lost { leader });
+            self.leading_term = self.node.raft.term;
+        }
+        self.watch_transfer();
     }
 
-    fn leader(&self) -> Option<u64> {
-        Some(self.node.raft.leader_id).filter(|leader| *leader != ::raft::INVALID_ID)
+    pub(super) fn id(&self) -> u64 {
+        self.node.raft.id
     }
 
-    /// Answers every proposal that is still waiting.
-    pub(super) fn fail_waiting(&mut self, error: &ProposeError) {
-        for (_, answer) in self.waiting.drain() {
+    pub(super) fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    pub(super) fn leader(&self) -> Option<PeerId> {
+        Some(self.node.raft.leader_id).filter(|leader| *leader != ::raft::INVALID_ID).map(PeerId)
+    }
+
+    pub(super) fn mint_id(&mut self) -> u64 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    /// One that leads says so only once it has applied everything that was acknowledged before it did.
+    fn publish_leadership(&mut self) {
+        let raft = &self.node.raft;
+        let is_self = raft.state == StateRole::Leader && raft.apply_to_current_term();
+        let leader = self.leader().filter(|_| is_self || raft.state != StateRole::Leader);
+        let now = Leadership { leader, term: raft.term, is_self };
+        self.leadership.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
+    fn fail_waiting(&mut self, error: &ProposeError) {
+        while let Some((_, answer)) = self.waiting.pop_first() {
             send(answer, Err(error.clone()));
         }
     }
 
-    /// The machine to encode, when it is time for a snapshot. One at a time.
+    /// Answers everybody who is still waiting.
+    pub(super) fn end(&mut self, end: &End) {
+        self.fail_waiting(&end.clone().into());
+        self.reads.fail(&end.clone().into());
+        self.reconfiguration.end(end);
+    }
+
+    /// The machine to encode, when it is time for a snapshot. One at a time. A large machine is encoded less often.
     pub(super) fn snapshot_due(&mut self) -> Option<SnapshotWork<M>> {
         let log = self.node.store();
         let entries = self.applied - log.snapshot_index();
-        let due = entries >= self.policy.entries || (entries > 0 && log.size() >= self.policy.bytes);
-        if !due || self.encoding || log.is_writing_snapshot() {
+        let bytes = self.policy.bytes.max(log.snapshot_size());
+        let due = entries >= self.policy.entries || (entries > 0 && log.size() >= bytes);
+        if !due || self.encoding.is_some() || log.is_writing_snapshot() {
             return None;
         }
-        self.encoding = true;
+        self.encoding = Some(self.conf.clone());
         Some(SnapshotWork { index: self.applied, machine: self.machine.clone() })
     }
 
     /// Takes the encoded machine back; the next writes store it.
     pub(super) fn store_snapshot(&mut self, index: u64, machine: Vec<u8>) {
-        self.encoding = false;
-        self.node.mut_store().take_snapshot(index, machine);
+        let conf = self.encoding.take().expect("only what was due is given back");
+        self.node.mut_store().take_snapshot(index, conf, machine);
+    }
+
+    /// Lets raft send the machine as it is now.
+    fn offer_current(&mut self) {
+        let (applied, conf) = (self.applied, self.conf.clone());
+        let log = self.node.mut_store();
+        let mut metadata = SnapshotMetadata { index: applied, ..SnapshotMetadata::default() };
+        metadata.set_conf_state(conf);
+        metadata.term = ::raft::Storage::term(log, applied).expect("what is applied is in the log");
+        log.offers.current = Some(metadata);
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        if messages.is_empty() {
+            return;
+        }
+        let is_snapshot = |message: &Message| message.get_msg_type() == MessageType::MsgSnapshot;
+        let (snapshots, messages): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_snapshot);
+        if !messages.is_empty() {
+            self.transport.send(messages);
+        }
+        for message in snapshots {
+            let machine = self.offered(message.get_snapshot().get_metadata());
+            self.transport.send_snapshot(message, machine);
+        }
+    }
+
+    /// The machine of a snapshot that raft sends: the one that was sent before, or the present one.
+    fn offered(&mut self, metadata: &SnapshotMetadata) -> Arc<EncodedMachine> {
+        match &self.offer {
+            Some((index, machine)) if *index == metadata.index => machine.clone(),
+            _ => {
+                assert_eq!(metadata.index, self.applied, "raft is offered the machine as it is");
+                let machine = self.machine.clone();
+                let machine = Arc::new(EncodedMachine::new(move || machine.encode()));
+                self.offer = Some((metadata.index, machine.clone()));
+                self.node.mut_store().offers.sent = Some(metadata.clone());
+                machine
+            }
+        }
+    }
+
+    /// Nobody needs the snapshot any more whom the log itself serves.
+    fn drop_offer_when_idle(&mut self) {
+        if self.offer.is_none() {
+            return;
+        }
+        let reach = self.node.store().tail.before().0;
+        let needs_it = |(peer, progress): (&u64, &::raft::Progress)| {
+            let heard = self.heard.get(peer).is_some_and(|heard| self.now - heard < OFFER_TICKS);
+            *peer != self.id() && progress.matched < reach && heard
+        };
+        if !self.is_leader() || !self.node.raft.prs().iter().any(needs_it) {
+            self.offer = None;
+            self.node.mut_store().offers.sent = None;
+        }
     }
 }
 
+/// A proposal's.
+fn id_of(entry: &Entry) -> Option<u64> {
+    <[u8; 8]>::try_from(&entry.context[..]).ok().map(u64::from_be_bytes)
+}
+
 /// Whoever asked may have gone.
-fn send<T>(answer: oneshot::Sender<T>, value: T) {
+pub(super) fn send<T>(answer: oneshot::Sender<T>, value: T) {
     drop(answer.send(value));
+}
+
+/// splitmix64: the same bits for the same seed, and no likeness between those of two seeds.
+fn mix(seed: u64) -> u64 {
+    let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use roster_proto::id::PeerId;
+
 /// The bytes are not what this version of the controller writes.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot be decoded")]
@@ -94,12 +96,11 @@ pub enum OpenError {
         "the store in {} belongs to peer {found}, not to peer {wanted}: correct the peer id or the data directory",
         dir.display()
     )]
-    OtherPeer { dir: PathBuf, found: u64, wanted: u64 },
-    #[error(
-        "the log in {} was written for the voters {voters:?}, and this version only knows how to be the only one: use the version that wrote it",
-        dir.display()
-    )]
-    OtherVoters { dir: PathBuf, voters: Vec<u64> },
+    OtherPeer { dir: PathBuf, found: PeerId, wanted: PeerId },
+    #[error("there is no store in {}: check the data directory", dir.display())]
+    Nothing { dir: PathBuf },
+    #[error("there is a store in {} already: choose an empty data directory, or move that one away", dir.display())]
+    Exists { dir: PathBuf },
     #[error("cannot start the log's thread")]
     Thread(#[source] std::io::Error),
     #[error("cannot open the store in {}", dir.display())]
@@ -129,6 +130,10 @@ pub enum Fault {
     },
     #[error("entry {index} of the log has a kind this version does not know; use the version that wrote it")]
     UnknownKind { index: u64 },
+    #[error(
+        "the leader knows that this controller had the log up to entry {known}, but it ends at entry {last}: its data directory was replaced by an older one. Remove this controller from the cluster and let it join again, empty"
+    )]
+    Forgotten { known: u64, last: u64 },
     #[error("raft refused to go on")]
     Raft(#[from] ::raft::Error),
     #[error("cannot start a thread to encode a snapshot")]
@@ -145,10 +150,10 @@ pub enum ProposeError {
     TooLarge { bytes: usize, limit: usize },
     /// Nothing was logged.
     #[error("this controller does not lead the cluster; {}", Leader(.leader))]
-    NotLeader { leader: Option<u64> },
+    NotLeader { leader: Option<PeerId> },
     /// It may yet be applied, by the new leader.
     #[error("this controller lost the leadership before the command was decided; {}", Leader(.leader))]
-    LeadershipLost { leader: Option<u64> },
+    LeadershipLost { leader: Option<PeerId> },
     /// What was not answered before may or may not be in the log.
     #[error("the controller is shutting down: try again once it is back")]
     ShuttingDown,
@@ -157,12 +162,90 @@ pub enum ProposeError {
     Failed(#[source] Arc<Fault>),
 }
 
-struct Leader<'a>(&'a Option<u64>);
+/// Why a linearizable read was not answered.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    #[error("no leader at present that most controllers follow: try again, or read what this one has with --stale")]
+    NoLeader,
+    #[error("the controller is shutting down: try again once it is back")]
+    ShuttingDown,
+    #[error("the controller's store has failed")]
+    Failed(#[source] Arc<Fault>),
+}
+
+/// Why the members were not changed, or the leadership not handed over.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MembersError {
+    #[error("this controller does not lead the cluster; {}", Leader(.leader))]
+    NotLeader { leader: Option<PeerId> },
+    #[error("another change of the controllers is under way: try again once it is done")]
+    UnderWay,
+    #[error("controller {peer} is a {role} already")]
+    AlreadySo { peer: PeerId, role: &'static str },
+    #[error("there is no controller {peer} in the cluster, or it has no vote")]
+    Unknown { peer: PeerId },
+    #[error("controller {peer} is named twice in one change")]
+    Twice { peer: PeerId },
+    #[error("controller {peer} has not caught up, it lacks {behind} entries of the log: try again once it has")]
+    NotCaughtUp { peer: PeerId, behind: u64 },
+    #[error(
+        "the change is refused because nothing could be decided: of {voters} voters only {alive} answer. Bring one back, or change those that do not answer"
+    )]
+    LosesQuorum { voters: usize, alive: usize },
+    #[error("controller {peer} does not answer")]
+    Unreachable { peer: PeerId },
+    #[error("controller {peer} did not take the leadership over in time: try again")]
+    NotTaken { peer: PeerId },
+    /// It may yet come into force, by the new leader.
+    #[error("this controller lost the leadership before the change was in force; {}", Leader(.leader))]
+    Lost { leader: Option<PeerId> },
+    #[error("the controller is shutting down: try again once it is back")]
+    ShuttingDown,
+    #[error("the controller's store has failed")]
+    Failed(#[source] Arc<Fault>),
+}
+
+/// Why a message of another peer was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error("the message cannot be decoded")]
+    Malformed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the message is for controller {to}, not for this one")]
+    NotForUs { to: PeerId },
+    #[error("the snapshot is not understood: use the same release on all controllers")]
+    Undecodable(#[from] Undecodable),
+    #[error("the controller's store has ended")]
+    Ended,
+}
+
+/// Why whoever waits is not answered any more.
+#[derive(Debug, Clone)]
+pub(super) enum End {
+    ShuttingDown,
+    Failed(Arc<Fault>),
+}
+
+macro_rules! from_end {
+    ($($error:ident),*) => {$(
+        impl From<End> for $error {
+            fn from(end: End) -> Self {
+                match end {
+                    End::ShuttingDown => Self::ShuttingDown,
+                    End::Failed(fault) => Self::Failed(fault),
+                }
+            }
+        }
+    )*};
+}
+
+from_end!(ProposeError, ReadError, MembersError);
+
+struct Leader<'a>(&'a Option<PeerId>);
 
 impl fmt::Display for Leader<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(leader) => write!(f, "ask peer {leader}"),
+            Some(leader) => write!(f, "ask controller {leader}"),
             None => f.write_str("no leader is known yet: try again"),
         }
     }

@@ -4,20 +4,20 @@
 //! Guarantees: [`Log::write`] is one atomic, flushed and attested batch; [`Log::open`] returns what such writes add up
 //! to, or what does not.
 //!
-//! The entries since the last snapshot are also in memory, bounded by what makes the driver take the next one; the
-//! snapshot is not.
+//! The entries since the last snapshot are also in memory, bounded by what makes the driver take the next one, and some
+//! before it ([`super::tail`]); the snapshot is not. What raft reads of all this is in [`super::storage`].
 
 use std::collections::VecDeque;
 
-use ::raft::{
-    GetEntriesContext, RaftState, Storage, StorageError,
-    eraftpb::{ConfState, Entry, HardState, Snapshot as RaftSnapshot, SnapshotMetadata},
-};
+use ::raft::eraftpb::{ConfState, Entry, HardState, SnapshotMetadata};
+
+use bytes::Bytes;
 
 use super::{
     disk::{Batch, Disk, ReadError, read, read_if_any},
     error::{Damage, DiskError},
     record::{self, FORMAT, Fields, Head, Key, Link, Snapshot},
+    tail::Tail,
     witness::Witness,
 };
 
@@ -30,6 +30,9 @@ const FIRST_TERM: u64 = 1;
 /// waits for the batch hardly notices.
 const PARTS_PER_BATCH: u32 = 32;
 
+/// The same for a snapshot that another peer sent: nobody waits for anything else meanwhile.
+const RECEIVED_PARTS_PER_BATCH: u32 = 512;
+
 /// How many outdated records a batch removes, and never fewer than it adds.
 const REMOVALS_PER_BATCH: usize = 128;
 
@@ -38,6 +41,8 @@ pub(super) struct Log<D> {
     disk: D,
     head: Head,
     snapshot: Snapshot,
+    /// Those before the snapshot that are still in memory.
+    pub(super) tail: Tail,
     /// Those after the snapshot, contiguous.
     links: VecDeque<Link>,
     /// In bytes, of all links.
@@ -46,13 +51,35 @@ pub(super) struct Log<D> {
     unfinished: Option<Unfinished>,
     /// Records that count no more, to be removed as batches go by.
     outdated: VecDeque<Key>,
+    /// What a peer that needs a snapshot may be sent.
+    pub(super) offers: Offers,
+}
+
+/// Snapshots that are in no log: machines that the driver has, to be encoded when they are sent.
+#[derive(Debug, Default)]
+pub(super) struct Offers {
+    /// The machine as it is; none while entries are being applied.
+    pub(super) current: Option<SnapshotMetadata>,
+    /// One that was sent and may be needed again.
+    pub(super) sent: Option<SnapshotMetadata>,
 }
 
 #[derive(Debug)]
 struct Unfinished {
     snapshot: Snapshot,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     next_part: u32,
+    /// It replaces the whole log rather than its beginning.
+    received: bool,
+}
+
+/// How a new log begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Beginning {
+    /// Its only voter is the peer itself; `index` is that of the last command in the machine it begins with.
+    Alone { index: u64 },
+    /// With nothing, until a leader sends what there is.
+    Joining,
 }
 
 /// What a disk holds.
@@ -81,20 +108,17 @@ impl<D: Disk> Log<D> {
         Ok(Found::Log { log: Box::new(log), machine })
     }
 
-    /// The log of a new store, whose only voter is `peer`; `machine` is the empty one, encoded.
-    pub(super) fn create(disk: D, peer: u64, machine: Vec<u8>) -> Result<Self, DiskError> {
-        let head = Head {
-            format: FORMAT,
-            store: disk.witness().store,
-            peer,
-            term: FIRST_TERM,
-            commit: FIRST_INDEX,
-            ..Head::default()
+    /// The log of a new store; `machine` is encoded.
+    pub(super) fn create(disk: D, peer: u64, beginning: Beginning, machine: Vec<u8>) -> Result<Self, DiskError> {
+        let (index, term, voters) = match beginning {
+            Beginning::Alone { index } => (index.max(FIRST_INDEX), FIRST_TERM, vec![peer]),
+            Beginning::Joining => (0, 0, Vec::new()),
         };
-        let mut metadata = SnapshotMetadata { index: FIRST_INDEX, term: FIRST_TERM, ..SnapshotMetadata::default() };
-        metadata.set_conf_state(ConfState { voters: vec![peer], ..ConfState::default() });
-        let mut log = Self::of(disk, head, Snapshot::default());
-        log.begin_snapshot(metadata, 0, machine);
+        let head = Head { format: FORMAT, store: disk.witness().store, peer, term, commit: index, ..Head::default() };
+        let mut metadata = SnapshotMetadata { index, term, ..SnapshotMetadata::default() };
+        metadata.set_conf_state(ConfState { voters, ..ConfState::default() });
+        let mut log = Self::of(disk, head, Snapshot { metadata: metadata.clone(), ..Snapshot::default() });
+        log.begin_snapshot(metadata, 0, machine.into(), false);
         // In one batch, however large: a log without a snapshot is none.
         log.write_batch(Vec::new(), None, u32::MAX)?;
         Ok(log)
@@ -102,7 +126,9 @@ impl<D: Disk> Log<D> {
 
     fn of(disk: D, head: Head, snapshot: Snapshot) -> Self {
         let (links, outdated) = (VecDeque::new(), VecDeque::new());
-        Self { disk, head, snapshot, links, size: 0, unfinished: None, outdated }
+        let tail = Tail::new((snapshot.metadata.index, snapshot.metadata.term));
+        let offers = Offers::default();
+        Self { disk, head, snapshot, tail, links, size: 0, unfinished: None, outdated, offers }
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -113,8 +139,27 @@ impl<D: Disk> Log<D> {
         self.snapshot.metadata.index
     }
 
-    pub(super) fn voters(&self) -> &[u64] {
-        &self.snapshot.metadata.get_conf_state().voters
+    /// The members as of the snapshot.
+    pub(super) fn conf_state(&self) -> &ConfState {
+        self.snapshot.metadata.get_conf_state()
+    }
+
+    /// In bytes, of the machine in the snapshot.
+    pub(super) fn snapshot_size(&self) -> usize {
+        self.snapshot.length as usize
+    }
+
+    /// The entries since the snapshot.
+    pub(super) fn entries_since_snapshot(&self) -> impl Iterator<Item = &Entry> {
+        self.links.iter().map(|link| &link.entry)
+    }
+
+    /// The entry, when it is in memory.
+    pub(super) fn link(&self, index: u64) -> Option<&Link> {
+        match index.checked_sub(self.snapshot_index() + 1) {
+            Some(at) => self.links.get(usize::try_from(at).ok()?),
+            None => self.tail.get(index),
+        }
     }
 
     /// In bytes, of the entries since the snapshot.
@@ -132,21 +177,53 @@ impl<D: Disk> Log<D> {
         self.unfinished.is_some()
     }
 
-    /// Begins to store the machine, encoded, as it was after entry `index`; the next writes carry it.
-    pub(super) fn take_snapshot(&mut self, index: u64, machine: Vec<u8>) {
+    /// Begins to store the machine, encoded, as it was after entry `index`; the next writes carry it. One that a
+    /// received snapshot has overtaken is dropped.
+    pub(super) fn take_snapshot(&mut self, index: u64, conf_state: ConfState, machine: Vec<u8>) {
+        if index <= self.snapshot_index() {
+            return;
+        }
         let link = &self.links[(index - self.snapshot_index() - 1) as usize];
-        let mut metadata = self.snapshot.metadata.clone();
-        metadata.index = index;
-        metadata.term = link.entry.term;
-        self.begin_snapshot(metadata, link.chain, machine);
+        let mut metadata = SnapshotMetadata { index, term: link.entry.term, ..SnapshotMetadata::default() };
+        metadata.set_conf_state(conf_state);
+        self.begin_snapshot(metadata, link.chain, machine.into(), false);
     }
 
-    fn begin_snapshot(&mut self, metadata: SnapshotMetadata, chain: u32, bytes: Vec<u8>) {
+    /// Replaces the whole log by a snapshot, all at once however large. `term` and `vote` go with it.
+    pub(super) fn install(
+        &mut self,
+        metadata: SnapshotMetadata,
+        machine: Bytes,
+        term: u64,
+        vote: u64,
+    ) -> Result<(), DiskError> {
+        if let Some(Unfinished { snapshot, next_part, .. }) = self.unfinished.take() {
+            let index = snapshot.metadata.index;
+            self.outdated.extend((0..next_part).map(|part| Key::SnapshotPart { index, part }));
+        }
+        let commit = metadata.index;
+        // The chain begins anew: what was before is unknown here.
+        let chain = record::checksum(0, &machine);
+        self.begin_snapshot(metadata, chain, machine, true);
+        // Parts that nothing names yet count for nothing.
+        while self.parts_left() > RECEIVED_PARTS_PER_BATCH {
+            self.write_batch(Vec::new(), None, RECEIVED_PARTS_PER_BATCH)?;
+        }
+        let hard_state = HardState { term, vote, commit, ..HardState::default() };
+        self.write_batch(Vec::new(), Some(&hard_state), RECEIVED_PARTS_PER_BATCH)
+    }
+
+    fn parts_left(&self) -> u32 {
+        self.unfinished.as_ref().map_or(0, |unfinished| record::parts(unfinished.bytes.len()) - unfinished.next_part)
+    }
+
+    fn begin_snapshot(&mut self, metadata: SnapshotMetadata, chain: u32, bytes: Bytes, received: bool) {
         // Parts that an earlier attempt at the same index left are written over.
-        let index = metadata.index;
-        self.outdated.retain(|key| !matches!(key, Key::SnapshotPart { index: old, .. } if *old == index));
+        let (index, parts) = (metadata.index, record::parts(bytes.len()));
+        self.outdated
+            .retain(|key| !matches!(key, Key::SnapshotPart { index: old, part } if *old == index && *part < parts));
         let snapshot = Snapshot { metadata, length: bytes.len() as u64, crc: record::checksum(0, &bytes), chain };
-        self.unfinished = Some(Unfinished { snapshot, bytes, next_part: 0 });
+        self.unfinished = Some(Unfinished { snapshot, bytes, next_part: 0, received });
     }
 
     /// Appends the entries, which may replace some, with the hard state and what else is due: one batch, flushed and
@@ -178,9 +255,12 @@ impl<D: Disk> Log<D> {
         for key in self.outdated.drain(..removals) {
             batch.remove(key);
         }
-        if let Some(snapshot) = finished {
+        if let Some(Unfinished { snapshot, received, .. }) = finished {
             batch.put(Key::Snapshot, &snapshot.to_bytes());
-            self.compact(snapshot);
+            if received {
+                self.cut_from(snapshot.metadata.index + 1, &mut batch);
+            }
+            self.compact(snapshot, received);
         }
         self.head.sequence += 1;
         (self.head.last_index, self.head.last_term, self.head.chain) = self.end();
@@ -210,7 +290,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// The next parts of the snapshot under way; returns it with its last.
-    fn write_snapshot_parts(&mut self, batch: &mut Batch, limit: u32) -> Option<Snapshot> {
+    fn write_snapshot_parts(&mut self, batch: &mut Batch, limit: u32) -> Option<Unfinished> {
         let unfinished = self.unfinished.as_mut()?;
         let index = unfinished.snapshot.metadata.index;
         let parts = record::parts(unfinished.bytes.len());
@@ -222,27 +302,31 @@ impl<D: Disk> Log<D> {
         if until < parts {
             return None;
         }
-        self.unfinished.take().map(|unfinished| unfinished.snapshot)
+        self.unfinished.take()
     }
 
     /// Replaces the snapshot; it and the entries the new one covers are outdated.
-    fn compact(&mut self, snapshot: Snapshot) {
+    fn compact(&mut self, snapshot: Snapshot, received: bool) {
         let old = std::mem::replace(&mut self.snapshot, snapshot);
-        let index = old.metadata.index;
-        if index > 0 {
+        let (index, covered) = (old.metadata.index, self.snapshot.metadata.index);
+        if index != covered {
             let parts = 0..record::parts(old.length as usize);
             self.outdated.extend(parts.map(|part| Key::SnapshotPart { index, part }));
         }
-        let covered = self.snapshot.metadata.index;
         let cover = self.links.partition_point(|link| link.entry.index <= covered);
         for link in self.links.drain(..cover) {
             self.size -= link.length;
             self.outdated.extend(link.keys());
+            self.tail.push(link);
         }
+        if received {
+            self.tail = Tail::new((covered, self.snapshot.metadata.term));
+        }
+        self.tail.trim(self.offers.sent.is_some());
     }
 
     /// Index, term and chain of the last entry.
-    fn end(&self) -> (u64, u64, u32) {
+    pub(super) fn end(&self) -> (u64, u64, u32) {
         match self.links.back() {
             Some(link) => (link.entry.index, link.entry.term, link.chain),
             None => (self.snapshot.metadata.index, self.snapshot.metadata.term, self.snapshot.chain),
@@ -285,7 +369,8 @@ impl<D: Disk> Log<D> {
                     link.filter(|link| part < record::parts(link.length)).ok_or_else(|| stray(key.to_string()))?;
                 }
                 Key::SnapshotPart { index, .. } if index != current => self.outdated.push_back(key),
-                Key::SnapshotPart { part, .. } if part >= parts => return Err(stray(key.to_string())),
+                // Of an earlier attempt at the same index.
+                Key::SnapshotPart { part, .. } if part >= parts => self.outdated.push_back(key),
                 Key::Head | Key::Snapshot | Key::SnapshotPart { .. } => {}
             }
         }
@@ -310,59 +395,4 @@ fn read_snapshot(disk: &impl Disk, snapshot: &Snapshot) -> Result<Vec<u8>, ReadE
         return Err(Damage::Checksum { record: format!("snapshot {index}") }.into());
     }
     Ok(bytes)
-}
-
-impl<D: Disk> Storage for Log<D> {
-    fn initial_state(&self) -> ::raft::Result<RaftState> {
-        let Head { term, vote, commit, .. } = self.head;
-        let hard_state = HardState { term, vote, commit, ..HardState::default() };
-        Ok(RaftState { hard_state, conf_state: self.snapshot.metadata.get_conf_state().clone() })
-    }
-
-    fn entries(
-        &self,
-        low: u64,
-        high: u64,
-        max_size: impl Into<Option<u64>>,
-        _: GetEntriesContext,
-    ) -> ::raft::Result<Vec<Entry>> {
-        let first = self.first_index()?;
-        if low < first {
-            return Err(StorageError::Compacted.into());
-        }
-        let range = (low - first) as usize..(high - first) as usize;
-        let mut entries = self.links.range(range).map(|link| link.entry.clone()).collect();
-        ::raft::util::limit_size(&mut entries, max_size.into());
-        Ok(entries)
-    }
-
-    fn term(&self, index: u64) -> ::raft::Result<u64> {
-        let snapshot = &self.snapshot.metadata;
-        if index < snapshot.index {
-            return Err(StorageError::Compacted.into());
-        }
-        if index == snapshot.index {
-            return Ok(snapshot.term);
-        }
-        let link = self.links.get((index - snapshot.index - 1) as usize);
-        Ok(link.ok_or(StorageError::Unavailable)?.entry.term)
-    }
-
-    fn first_index(&self) -> ::raft::Result<u64> {
-        Ok(self.snapshot_index() + 1)
-    }
-
-    fn last_index(&self) -> ::raft::Result<u64> {
-        Ok(self.end().0)
-    }
-
-    fn snapshot(&self, request_index: u64, _: u64) -> ::raft::Result<RaftSnapshot> {
-        if request_index > self.snapshot_index() {
-            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
-        }
-        let bytes = read_snapshot(&self.disk, &self.snapshot).map_err(|error| StorageError::Other(error.into()))?;
-        let mut snapshot = RaftSnapshot { data: bytes.into(), ..RaftSnapshot::default() };
-        snapshot.set_metadata(self.snapshot.metadata.clone());
-        Ok(snapshot)
-    }
 }

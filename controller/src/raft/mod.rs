@@ -5,21 +5,27 @@
 //! nothing needs a lock.
 //!
 //! Guarantees:
-//! - A command that [`Store::propose`] answered is on disk (on a majority of the voters, of whom there is one so far)
-//!   and applied. It is there after any crash, or opening the store fails and says what is missing: never a silent
-//!   loss.
+//! - A command that [`Store::propose`] answered is on disk on a majority of the voters and applied. It is there after
+//!   any crash of any peers, or opening a store fails and says what is missing: never a silent loss.
 //! - A proposal is answered once: with what applying it returned, or with why not.
-//! - Whoever reads, reads a whole state between two commands; versions never go back.
+//! - Whoever reads, reads a whole state between two commands; versions never go back. [`Store::read`] may be behind,
+//!   [`Store::read_index`] holds everything that was acknowledged before it was asked.
+//! - Members change one change at a time, by raft's joint consensus, and never so that the rest could decide nothing.
 //! - A failed write or flush ends the driver. What could not be flushed may or may not be on disk, and trying again
 //!   cannot tell (the kernel reports a failed write-back once and then forgets it), so only opening anew can.
 //!
 //! How: per `Ready`, entries and hard state go to the disk in one atomic batch ([`log`]), are flushed and attested
-//! ([`disk`]), and only then applied and answered. Whatever was proposed while a flush ran shares the next one. After
-//! enough entries the state is encoded on a thread of its own and stored in slices that ride along with the batches;
-//! then the entries it covers go.
+//! ([`disk`]), and only then applied and answered. A leader's messages leave before that, so that all the voters flush
+//! at once. Whatever was proposed or came in while a flush ran shares the next one. After enough entries the state is
+//! encoded on a thread of its own and stored in slices that ride along with the batches; then the entries it covers
+//! go. A peer that needs what is gone is sent the state as it is: the [`Transport`] gets it apart from the message.
 //!
-//! Deliberately absent: ticks and a transport. A sole voter has nobody to hear from, lead or time out, so an idle
-//! driver sleeps until somebody proposes. The driver refuses a log whose configuration names other voters.
+//! [`driver`], with [`disk::Disk`] and [`Transport`], is all of this without threads, clocks and randomness of its own:
+//! [`serve`] gives it a thread and a tick every 50 ms (none to a peer that is alone, which so sleeps until somebody
+//! proposes), the simulation gives it what it likes.
+//!
+//! Deliberately absent: the network (the transport's), names and addresses of peers, and who ought to be a member when:
+//! all of that is the state's and its users'. Proposals are not forwarded: a follower names its leader.
 
 mod checkpoint;
 mod disk;
@@ -28,9 +34,18 @@ mod error;
 mod journal;
 mod log;
 mod logger;
+mod members;
+mod open;
+mod reads;
+mod reconfigure;
 mod record;
+mod serve;
 mod sled_disk;
+mod status;
+mod storage;
 mod store;
+mod tail;
+mod transport;
 mod witness;
 
 #[cfg(test)]
@@ -38,9 +53,15 @@ mod tests;
 
 use roster_proto::id::Version;
 
+pub use ::raft::eraftpb::Message;
+
 pub use self::{
-    error::{Damage, DiskError, Fault, OpenError, ProposeError, Undecodable},
-    store::{Leadership, Store, StoreConfig, StoreTask},
+    error::{Damage, DiskError, Fault, MembersError, OpenError, ProposeError, ReadError, StepError, Undecodable},
+    members::MemberChange,
+    open::{Begin, StoreConfig, recover, restore},
+    status::{PeerProgress, RaftStatus},
+    store::{Leadership, Store, StoreTask},
+    transport::{Alone, EncodedMachine, Transport},
 };
 
 /// What the log drives: pure and deterministic, so that every peer that applies the same log holds the same machine.

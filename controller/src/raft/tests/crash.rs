@@ -1,13 +1,13 @@
 //! Crashes at every step of every write, failing disks, and disks that return less or other than was written.
 
 use proptest::prelude::*;
+use roster_proto::id::PeerId;
 use tokio::sync::oneshot;
 
 use super::{
     super::{
-        Fault, Machine, OpenError, ProposeError, Store, StoreConfig,
-        driver::Driver,
-        store::{connect, run, start_driver},
+        Alone, Fault, Machine, OpenError, ProposeError, Store, StoreConfig, driver::Driver, open::start_driver,
+        serve::run, store::connect,
     },
     Words,
     sim_disk::{Medium, SimDisk},
@@ -15,9 +15,15 @@ use super::{
 
 const SNAPSHOT_ENTRIES: u64 = 7;
 
+const PEER: PeerId = PeerId(1);
+
 fn open(medium: &Medium) -> Result<Driver<Words, SimDisk>, OpenError> {
-    let config = StoreConfig { snapshot_entries: SNAPSHOT_ENTRIES, ..StoreConfig::new("simulated") };
-    start_driver(&config, medium.disk())
+    open_disk(medium.disk())
+}
+
+fn open_disk(disk: SimDisk) -> Result<Driver<Words, SimDisk>, OpenError> {
+    let config = StoreConfig { peer: Some(PEER), snapshot_entries: SNAPSHOT_ENTRIES, ..StoreConfig::new("simulated") };
+    start_driver(&config, disk, Box::new(Alone), 7)
 }
 
 fn state(driver: &Driver<Words, SimDisk>) -> Vec<String> {
@@ -31,7 +37,7 @@ fn say(driver: &mut Driver<Words, SimDisk>, words: &[String]) -> (usize, Result<
         for word in words {
             let (answer, outcome) = oneshot::channel();
             answers.push(outcome);
-            driver.propose(Words::encode_command(word), answer)?;
+            driver.propose(Words::encode_command(word), answer);
         }
         driver.settle()?;
         if let Some(work) = driver.snapshot_due() {
@@ -115,8 +121,7 @@ fn a_crash_at_any_step_loses_nothing_that_was_answered() {
             medium.crash_after(operations, effective);
             let disk = medium.disk();
             medium.crash_after(operations, effective);
-            let config = StoreConfig { snapshot_entries: SNAPSHOT_ENTRIES, ..StoreConfig::new("simulated") };
-            let (said, answered) = match start_driver(&config, disk) {
+            let (said, answered) = match open_disk(disk) {
                 Ok(mut driver) => say_all(&mut driver, &groups),
                 Err(_) => (Vec::new(), 0),
             };
@@ -166,9 +171,9 @@ fn a_record_that_is_not_the_one_written_is_found_out_or_does_not_count() {
 /// Runs the thread's body over the disk.
 fn serve(medium: &Medium) -> (Store<Words>, std::thread::JoinHandle<Result<(), std::sync::Arc<Fault>>>) {
     let driver = open(medium).unwrap();
-    let (store, requests) = connect(&driver);
+    let (store, queues) = connect(&driver);
     let ended = store.ended.clone();
-    let thread = std::thread::spawn(move || run(driver, requests, &Default::default(), &ended));
+    let thread = std::thread::spawn(move || run(driver, queues, &Default::default(), &ended));
     (store, thread)
 }
 
@@ -198,16 +203,16 @@ fn losing_the_leadership_fails_what_waits() {
     let medium = Medium::default();
     let mut driver = open(&medium).unwrap();
     let (answer, mut outcome) = oneshot::channel();
-    driver.propose(b"waits".to_vec(), answer).unwrap();
+    driver.propose(b"waits".to_vec(), answer);
     let mut message = ::raft::eraftpb::Message { from: 2, to: 1, term: 99, ..Default::default() };
     message.set_msg_type(::raft::eraftpb::MessageType::MsgHeartbeat);
     driver.step(message).unwrap();
     driver.settle().unwrap();
     let outcome = outcome.try_recv().unwrap();
-    assert!(matches!(outcome, Err(ProposeError::LeadershipLost { leader: Some(2) })), "{outcome:?}");
+    assert!(matches!(outcome, Err(ProposeError::LeadershipLost { leader: Some(PeerId(2)) })), "{outcome:?}");
     assert!(!driver.leadership().borrow().is_self);
     let (answer, mut outcome) = oneshot::channel();
-    driver.propose(b"refused".to_vec(), answer).unwrap();
+    driver.propose(b"refused".to_vec(), answer);
     let outcome = outcome.try_recv().unwrap();
-    assert!(matches!(outcome, Err(ProposeError::NotLeader { leader: Some(2) })), "{outcome:?}");
+    assert!(matches!(outcome, Err(ProposeError::NotLeader { leader: Some(PeerId(2)) })), "{outcome:?}");
 }

@@ -15,12 +15,12 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{
-        DiskError, Machine, OpenError, StoreConfig,
+        Alone, DiskError, Machine, OpenError, StoreConfig,
         disk::{Batch, Disk},
         driver::Driver,
+        open::start_driver,
         record::Key,
         sled_disk::{FS_SYNC_FL, Pace, SledDisk, attributes},
-        store::start_driver,
         witness::Witness,
     },
     Words,
@@ -66,7 +66,7 @@ fn config(dir: &Path) -> StoreConfig {
 const PACE: Pace = Pace { checkpoint_after: Duration::from_secs(3600), segment_bytes: 16 << 10 };
 
 fn open(dir: &Path) -> Result<Driver<Words, SledDisk>, OpenError> {
-    start_driver(&config(dir), SledDisk::open(dir, 7, PACE)?)
+    start_driver(&config(dir), SledDisk::open(dir, 7, PACE)?, Box::new(Alone), 7)
 }
 
 /// Checks an image against the words acknowledged before it was taken; returns whether they are there.
@@ -138,10 +138,10 @@ fn film(words: &[String], mut show: impl FnMut(Scene)) -> Image {
         let disk = SledDisk::open(dir.path(), 7, PACE).unwrap();
         let disk = Filmed { disk, dir: dir.path().to_owned(), film: film.clone() };
         disk.shoot();
-        let mut driver: Driver<Words, _> = start_driver(&config(dir.path()), disk).unwrap();
+        let mut driver: Driver<Words, _> = start_driver(&config(dir.path()), disk, Box::new(Alone), 7).unwrap();
         for word in words {
             let (answer, mut outcome) = oneshot::channel();
-            driver.propose(Words::encode_command(word), answer).unwrap();
+            driver.propose(Words::encode_command(word), answer);
             driver.settle().unwrap();
             outcome.try_recv().unwrap().unwrap();
             if let Some(work) = driver.snapshot_due() {

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use roster_proto::id::PeerId;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{MAX_COMMAND_BYTES, OpenError, ProposeError, Store, StoreConfig, StoreTask},
+    super::{Alone, MAX_COMMAND_BYTES, OpenError, ProposeError, Store, StoreConfig, StoreTask},
     Words,
 };
 
@@ -23,7 +24,7 @@ impl Running {
 
     async fn open_with(config: StoreConfig) -> Result<Self, OpenError> {
         let shutdown = CancellationToken::new();
-        let (store, task) = Store::open(config, shutdown.clone()).await?;
+        let (store, task) = Store::open(config, Alone, shutdown.clone()).await?;
         Ok(Self { store, task, shutdown })
     }
 
@@ -140,9 +141,18 @@ async fn a_file_that_sled_still_holds_is_waited_for() {
 #[tokio::test]
 async fn a_store_belongs_to_its_peer() {
     let dir = TempDir::new().unwrap();
-    Running::open(dir.path()).await.unwrap().stop().await;
-    let other = Running::open_with(StoreConfig { peer: 2, ..StoreConfig::new(dir.path()) }).await.err();
-    assert!(matches!(other, Some(OpenError::OtherPeer { found: 1, wanted: 2, .. })), "{other:?}");
+    let running = Running::open(dir.path()).await.unwrap();
+    let drawn = running.store.status().borrow().id;
+    running.stop().await;
+    let config = |peer| StoreConfig { peer, ..StoreConfig::new(dir.path()) };
+    let other = Running::open_with(config(Some(PeerId(2)))).await.err();
+    assert!(
+        matches!(other, Some(OpenError::OtherPeer { found, wanted: PeerId(2), .. }) if found == drawn),
+        "{other:?}"
+    );
+    let again = Running::open_with(config(None)).await.unwrap();
+    assert_eq!(again.store.status().borrow().id, drawn);
+    again.stop().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,108 @@
+//! Linearizable reads: who waits for which round of ReadIndex.
+//!
+//! A round proves that its leader still led after it began, and says how far the log was committed then; whoever has
+//! applied that much may read. Readers that come while a round is under way share the next. A round whose answer is
+//! overdue is followed by another, for any message may be lost; its answer, if it still comes, counts.
+//!
+//! Pure but for the answers: the driver asks raft and gives the time, in ticks.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use tokio::sync::oneshot;
+
+use super::error::ReadError;
+
+pub(super) type ReadAnswer<M> = oneshot::Sender<Result<Arc<M>, ReadError>>;
+
+/// How long a reader waits for a leader and its answer: longer than an election takes.
+pub(super) const READ_TICKS: u64 = 40;
+/// After so many ticks a round is overdue.
+const OVERDUE_TICKS: u64 = 2;
+
+struct Reader<M> {
+    answer: ReadAnswer<M>,
+    until: u64,
+}
+
+struct Round<M> {
+    id: u64,
+    readers: Vec<Reader<M>>,
+}
+
+pub(super) struct Reads<M> {
+    /// For the next round.
+    queued: Vec<Reader<M>>,
+    /// Those asked for, oldest first.
+    rounds: VecDeque<Round<M>>,
+    asked_at: u64,
+    /// Those answered, with the index that must be applied.
+    confirmed: Vec<(u64, Vec<Reader<M>>)>,
+}
+
+impl<M> Default for Reads<M> {
+    fn default() -> Self {
+        Self { queued: Vec::new(), rounds: VecDeque::new(), asked_at: 0, confirmed: Vec::new() }
+    }
+}
+
+impl<M> Reads<M> {
+    pub(super) fn queue(&mut self, answer: ReadAnswer<M>, now: u64) {
+        self.queued.push(Reader { answer, until: now + READ_TICKS });
+    }
+
+    /// Whether it is time to ask for a round.
+    pub(super) fn wants_round(&self, now: u64) -> bool {
+        if self.rounds.is_empty() { !self.queued.is_empty() } else { now >= self.asked_at + OVERDUE_TICKS }
+    }
+
+    /// The rounds under way may have gone with their leader.
+    pub(super) fn leader_changed(&mut self) {
+        self.asked_at = 0;
+    }
+
+    pub(super) fn begin_round(&mut self, id: u64, now: u64) {
+        let readers = std::mem::take(&mut self.queued);
+        self.rounds.push_back(Round { id, readers });
+        self.asked_at = now;
+    }
+
+    /// Round `id` was answered; with it all before it, which began earlier.
+    pub(super) fn confirm(&mut self, id: u64, index: u64) {
+        let Some(at) = self.rounds.iter().position(|round| round.id == id) else { return };
+        let readers = self.rounds.drain(..=at).flat_map(|round| round.readers).collect();
+        self.confirmed.push((index, readers));
+    }
+
+    /// Answers everybody whose index is applied.
+    pub(super) fn answer(&mut self, applied: u64, machine: impl Fn() -> Arc<M>) {
+        for (_, readers) in self.confirmed.extract_if(.., |(index, _)| *index <= applied) {
+            for Reader { answer, .. } in readers {
+                // Whoever asked may have gone.
+                drop(answer.send(Ok(machine())));
+            }
+        }
+    }
+
+    /// Gives up on those that have waited for too long.
+    pub(super) fn expire(&mut self, now: u64) {
+        let rounds = self.rounds.iter_mut().map(|round| &mut round.readers);
+        let confirmed = self.confirmed.iter_mut().map(|(_, readers)| readers);
+        for readers in rounds.chain(confirmed).chain([&mut self.queued]) {
+            for Reader { answer, .. } in readers.extract_if(.., |reader| reader.until <= now) {
+                drop(answer.send(Err(ReadError::NoLeader)));
+            }
+        }
+        while self.rounds.front().is_some_and(|round| round.readers.is_empty()) {
+            self.rounds.pop_front();
+        }
+    }
+
+    pub(super) fn fail(&mut self, error: &ReadError) {
+        let Self { queued, rounds, confirmed, .. } = std::mem::take(self);
+        let rounds = rounds.into_iter().flat_map(|round| round.readers);
+        let confirmed = confirmed.into_iter().flat_map(|(_, readers)| readers);
+        for Reader { answer, .. } in rounds.chain(confirmed).chain(queued) {
+            drop(answer.send(Err(error.clone())));
+        }
+    }
+}
