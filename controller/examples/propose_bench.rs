@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roster_controller::raft::{Machine, ProposeError, Store, StoreConfig, Undecodable};
+use roster_controller::raft::{Alone, Machine, ProposeError, Store, StoreConfig, Undecodable};
 use roster_proto::id::Version;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for proposers in [1, 16, 128] {
         let shutdown = CancellationToken::new();
         let began = Instant::now();
-        let (store, task) = Store::<Count>::open(config.clone(), shutdown.clone()).await?;
+        let (store, task) = Store::<Count>::open(config.clone(), Alone, shutdown.clone()).await?;
         let opened = began.elapsed();
         let tasks: Vec<_> = (0..proposers).map(|_| tokio::spawn(propose(store.clone()))).collect();
         let mut latencies = Vec::new();
