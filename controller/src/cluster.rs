@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     metrics::Metrics,
-    raft::{Leadership, Machine, ProposeError, Store, Undecodable},
+    raft::{Leadership, Machine, ProposeError, ReadError, Store, Undecodable},
     state::{
         Applied, ClusterState,
         command::{Command, Entry, Outcome, Refusal},
@@ -56,9 +56,8 @@ impl Cluster {
     }
 
     /// All that was acknowledged, by whomever, before this was called. Waits a while for a leader when there is none.
-    pub async fn read_linearizable(&self) -> Result<Arc<ClusterState>, ProposeError> {
-        // The only voter has applied whatever was acknowledged.
-        Ok(self.store.read())
+    pub async fn read_linearizable(&self) -> Result<Arc<ClusterState>, ReadError> {
+        self.store.read_index().await
     }
 
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
