@@ -29,6 +29,7 @@ impl From<Refusal> for Status {
             Refusal::NoSuchStack(_) | Refusal::NoSuchService(_) | Refusal::NoSuchNode(_) => Code::NotFound,
             Refusal::NoSuchController(_) | Refusal::NoSuchToken(_) | Refusal::NoSuchUser(_) => Code::NotFound,
             Refusal::GlobalService(_)
+            | Refusal::Singleton(..)
             | Refusal::BeingRemoved(_)
             | Refusal::PortTaken { .. }
             | Refusal::NodeBusy { .. }

@@ -34,6 +34,19 @@ pub enum Violation {
     NoCause {
         task: TaskId,
     },
+    /// Two tasks may run in the slot of a singleton.
+    SingletonTwice {
+        service: ServiceId,
+        slot: Slot,
+    },
+    /// The plan gives up a singleton that may still run.
+    SingletonNotFenced {
+        task: TaskId,
+    },
+    /// The plan gives up a task that the brake holds where it is.
+    Braked {
+        task: TaskId,
+    },
     /// Bound but Pending, or free but further.
     HalfBound {
         task: TaskId,
@@ -62,6 +75,11 @@ impl fmt::Display for Violation {
             Violation::MemoryOverpromised { node } => write!(f, "more memory of node {node} is reserved than it has"),
             Violation::PortTakenTwice { node, port } => write!(f, "two services publish port {port} of node {node}"),
             Violation::NoCause { task } => write!(f, "nothing says why task {task} does not run"),
+            Violation::SingletonTwice { service, slot } => {
+                write!(f, "two tasks may run in slot {service}.{slot} of a singleton")
+            }
+            Violation::SingletonNotFenced { task } => write!(f, "singleton {task} is given up, but may still run"),
+            Violation::Braked { task } => write!(f, "task {task} is moved in spite of the brake"),
             Violation::HalfBound { task } => write!(f, "task {task} is half bound to a node"),
             Violation::UnknownSpec { task } => write!(f, "the spec of task {task} is unknown"),
             Violation::UnknownNode { task } => write!(f, "the node of task {task} is unknown"),
@@ -92,6 +110,9 @@ pub fn check_plan(state: &ClusterState, plan: &Plan, now: Timestamp) -> Vec<Viol
                 violations.push(Violation::AssignedTwice { task: task.clone() });
             }
         }
+        if let Change::OrphanTask { task, .. } = change {
+            violations.extend(check_orphan(&after, task, now));
+        }
         let before = after.clone();
         after.rehearse(now, change);
         let same =
@@ -103,6 +124,17 @@ pub fn check_plan(state: &ClusterState, plan: &Plan, now: Timestamp) -> Vec<Viol
     let known: BTreeSet<Violation> = check(state).into_iter().collect();
     violations.extend(check(&after).into_iter().filter(|violation| !known.contains(violation)));
     violations
+}
+
+fn check_orphan(state: &ClusterState, id: &TaskId, now: Timestamp) -> Option<Violation> {
+    let task = state.tasks.get(id)?;
+    let node = task.node.as_ref().and_then(|node| state.nodes.get(node))?;
+    let singleton = state.task_spec(task).is_some_and(|spec| spec.singleton);
+    if singleton && !node.fenced {
+        return Some(Violation::SingletonNotFenced { task: id.clone() });
+    }
+    let braked = state.brake.as_ref().is_some_and(|brake| brake.holds(&node.id, now));
+    (braked && task.desired == Desired::Run).then(|| Violation::Braked { task: id.clone() })
 }
 
 fn check_task(state: &ClusterState, task: &Task, violations: &mut Vec<Violation>) {
@@ -121,16 +153,27 @@ fn check_task(state: &ClusterState, task: &Task, violations: &mut Vec<Violation>
     if state.task_spec(task).is_none() {
         violations.push(Violation::UnknownSpec { task: id() });
     }
-    if task.node.as_ref().is_some_and(|node| !state.nodes.contains_key(node)) {
+    // A node that was removed lives on in the history of its tasks.
+    if !ended && task.node.as_ref().is_some_and(|node| !state.nodes.contains_key(node)) {
         violations.push(Violation::UnknownNode { task: id() });
     }
 }
 
 fn check_slots(state: &ClusterState, service: &ServiceId, violations: &mut Vec<Violation>) {
     for slot in state.slots_of(service) {
+        let may_run = |task: &&std::sync::Arc<Task>| !task.status.state.is_terminal() && task.node.is_some();
+        let singleton = |task: &std::sync::Arc<Task>| state.task_spec(task).is_some_and(|spec| spec.singleton);
+        if state.tasks_in(service, slot).filter(may_run).count() > 1
+            && state.tasks_in(service, slot).filter(may_run).any(singleton)
+        {
+            violations.push(Violation::SingletonTwice { service: service.clone(), slot: slot.clone() });
+        }
         let wanted = |task: &&std::sync::Arc<Task>| !task.status.state.is_terminal() && task.desired == Desired::Run;
         let running: Vec<_> = state.tasks_in(service, slot).filter(wanted).collect();
-        let handed_over = matches!(running.as_slice(), [old, new] if old.spec_version < new.spec_version);
+        // To a newer spec, or off a node that is or was being drained.
+        let handed_over = matches!(running.as_slice(), [old, new] if old.spec_version <= new.spec_version
+            && new.replaces.is_some() && old.node.is_some() && old.node != new.node
+            || old.spec_version < new.spec_version);
         if running.len() > 1 && !handed_over {
             violations.push(Violation::SlotTakenTwice { service: service.clone(), slot: slot.clone() });
         }

@@ -1,44 +1,111 @@
-//! Moving tasks off nodes that are being drained: each is stopped once another node has room for it, and its slot is
-//! refilled there when it has ended.
+//! Moving tasks off nodes that are being drained, in the order and as many at once as their service is updated: either
+//! each is stopped once another node has room for it, and its slot is refilled there when it has ended; or another is
+//! started first, and takes over when it is up.
+//!
+//! A task that fits nowhere else stays.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use roster_proto::{
-    id::{NodeId, Slot},
+    id::{NodeId, ServiceId, Slot},
     node::{Availability, NodeState},
-    task::{Desired, StopReason, Task},
+    spec::UpdateOrder,
+    task::{Desired, StopReason, Task, TaskState},
 };
 
 use super::{
-    draft::Draft,
+    draft::{Creation, Draft},
+    rollout,
     schedule::{Ask, Hosts},
+    slot,
     wanted::Wanted,
 };
-use crate::state::{ClusterState, command::Change};
+use crate::state::{ClusterState, Service, command::Change};
 
 pub(super) fn tend(draft: &mut Draft) {
     let draining = draft.state.nodes.values().filter(|node| node.availability == Availability::Drain);
     let nodes: Vec<NodeId> = draining.map(|node| node.id.clone()).collect();
-    if nodes.is_empty() {
+    let mut staying: BTreeMap<ServiceId, Vec<Arc<Task>>> = BTreeMap::new();
+    for task in on(&draft.state, &nodes).filter(|task| stays(&draft.state, task)) {
+        staying.entry(task.service.clone()).or_default().push(Arc::clone(task));
+    }
+    if staying.is_empty() {
         return;
     }
-    // Room is set aside for what is on its way already, without taking it from what this pass placed for good.
-    let mut room = draft.hosts.clone();
-    let moving = StopReason::Moved;
-    for task in on(&draft.state, &nodes).filter(|task| task.desired == Desired::Stop(moving.clone())) {
-        set_aside(&draft.state, &mut room, task);
+    let mut leaving = Leaving::off(draft, &nodes);
+    for (id, tasks) in staying {
+        let Some(service) = draft.state.services.get(&id).cloned() else { continue };
+        let at_once = match service.spec.update.parallelism {
+            0 => usize::MAX,
+            most => usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(in_motion(&draft.state, &service)),
+        };
+        let wanted = Wanted::of(&draft.state, &service);
+        let movable = |task: &&Arc<Task>| matches!(task.slot, Slot::Replica(_)) && wanted.contains(&task.slot);
+        let mut moved = 0;
+        for task in tasks.iter().filter(movable) {
+            if draft.full() {
+                return;
+            }
+            if moved < at_once && leaving.send(draft, &service, task) {
+                moved += 1;
+            }
+        }
     }
-    let staying: Vec<Arc<Task>> = on(&draft.state, &nodes)
-        .filter(|task| task.desired == Desired::Run && answers(&draft.state, task) && alone(&draft.state, task))
-        .cloned()
-        .collect();
-    for task in staying {
-        if draft.full() {
-            return;
+}
+
+/// Tasks that are stopped first take no room before they have ended: it is set aside, without taking it from what this
+/// pass placed for good.
+struct Leaving(Hosts);
+
+impl Leaving {
+    fn off(draft: &Draft, nodes: &[NodeId]) -> Self {
+        let mut leaving = Self(draft.hosts.clone());
+        let moving = StopReason::Moved;
+        for task in on(&draft.state, nodes).filter(|task| task.desired == Desired::Stop(moving.clone())) {
+            if let Some(service) = draft.state.services.get(&task.service) {
+                leaving.set_aside(service, task);
+            }
         }
-        if set_aside(&draft.state, &mut room, &task) {
-            draft.push(Change::StopTask { task: task.id.clone(), reason: StopReason::Moved });
+        leaving
+    }
+
+    /// True when the task is on its way.
+    fn send(&mut self, draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
+        match rollout::order(&draft.state, service, task) {
+            UpdateOrder::StopFirst => {
+                let moves = self.set_aside(service, task);
+                if moves {
+                    draft.push(Change::StopTask { task: task.id.clone(), reason: StopReason::Moved });
+                }
+                moves
+            }
+            UpdateOrder::StartFirst => self.start_beside(draft, service, task),
         }
+    }
+
+    fn start_beside(&mut self, draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
+        let newest = draft.state.newest_task(&service.id, &task.slot);
+        if newest.is_some_and(|newest| newest.id != task.id) {
+            // Another was started beside it, and ended.
+            slot::refill(draft, service, &task.slot);
+            return true;
+        }
+        if !self.set_aside(service, task) {
+            return false;
+        }
+        let Some(node) = draft.find_node(service, &task.slot, service.spec_version) else { return false };
+        let creation = Creation {
+            service: Arc::clone(service),
+            slot: task.slot.clone(),
+            attempt: 0,
+            replaces: Some(task.id.clone()),
+        };
+        draft.create_on(creation, node);
+        true
+    }
+
+    fn set_aside(&mut self, service: &Service, task: &Task) -> bool {
+        Ask::of(service, &task.slot, service.spec_version).is_some_and(|ask| self.0.take(&ask).is_some())
     }
 }
 
@@ -46,18 +113,24 @@ fn on<'a>(state: &'a ClusterState, nodes: &'a [NodeId]) -> impl Iterator<Item = 
     nodes.iter().flat_map(|node| state.tasks_on(node))
 }
 
-fn answers(state: &ClusterState, task: &Task) -> bool {
+/// Runs on a node that answers, and not in the middle of a hand-over.
+fn stays(state: &ClusterState, task: &Task) -> bool {
     let node = task.node.as_ref().and_then(|node| state.nodes.get(node));
-    node.is_some_and(|node| node.state == NodeState::Ready)
+    task.desired == Desired::Run
+        && node.is_some_and(|node| node.state == NodeState::Ready)
+        && state.tasks_in(&task.service, &task.slot).filter(|other| !other.status.state.is_terminal()).count() == 1
 }
 
-/// Not in the middle of a hand-over.
-fn alone(state: &ClusterState, task: &Task) -> bool {
-    state.tasks_in(&task.service, &task.slot).filter(|other| !other.status.state.is_terminal()).count() == 1
-}
-
-fn set_aside(state: &ClusterState, room: &mut Hosts, task: &Task) -> bool {
-    let Some(service) = state.services.get(&task.service) else { return false };
-    let movable = matches!(task.slot, Slot::Replica(_)) && Wanted::of(state, service).contains(&task.slot);
-    movable && Ask::of(service, &task.slot, service.spec_version).is_some_and(|ask| room.take(&ask).is_some())
+/// Slots of the service that have left their node and are not up again elsewhere. One whose task failed there counts
+/// no more: it must not keep its siblings on a node that people want empty.
+fn in_motion(state: &ClusterState, service: &Service) -> usize {
+    let moved = |task: &Task| task.desired == Desired::Stop(StopReason::Moved);
+    let moving = |slot: &&Slot| {
+        let Some(task) = state.newest_task(&service.id, slot) else { return false };
+        let came = task.replaces.as_ref().and_then(|before| state.tasks.get(before));
+        let beside = came.is_some_and(|before| before.desired == Desired::Run && !before.status.state.is_terminal());
+        let starts = task.status.state < TaskState::Running;
+        moved(task) || (starts && (beside || came.is_some_and(|before| moved(before))))
+    };
+    state.slots_of(&service.id).filter(moving).count()
 }

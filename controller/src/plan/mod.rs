@@ -16,6 +16,7 @@ mod check;
 mod draft;
 mod drain;
 mod fields;
+mod lost;
 mod preview;
 mod reap;
 mod restart;
@@ -53,9 +54,19 @@ pub struct Plan {
     pub next_wake: Option<Timestamp>,
 }
 
+fn tend_brake(draft: &mut Draft) {
+    let Some(brake) = draft.state.brake.as_ref() else { return };
+    match brake.until {
+        Some(until) if until <= draft.now => draft.push(Change::EndBrake),
+        Some(until) => draft.wake_at(until),
+        None => {}
+    }
+}
+
 /// Decides everything that is to be done now. `seed` makes the new tasks' ids: take a fresh one for each plan.
 pub fn plan(state: &ClusterState, now: Timestamp, seed: u64) -> Plan {
     let mut draft = Draft::new(state, now, seed);
+    tend_brake(&mut draft);
     for service in state.services.values() {
         slot::tend_service(&mut draft, service);
     }

@@ -95,8 +95,12 @@ impl Comparison<'_> {
             Some(_) => SlotAction::Replace,
         };
         let task = if action == SlotAction::Stop { before } else { after };
-        let unplaced =
-            |task: &&Arc<Task>| task.node.is_none() || matches!(task.status.cause, Some(Cause::NodeDown { .. }));
+        let unplaced = |task: &&Arc<Task>| {
+            let cause = task.status.cause.as_ref();
+            let waits =
+                matches!(cause, Some(Cause::NodeDown { .. } | Cause::Braked { .. } | Cause::WaitsForLease { .. }));
+            task.node.is_none() || waits
+        };
         SlotPlan {
             slot,
             action,

@@ -49,7 +49,8 @@ pub(super) fn decide(service: &Service, last: &Task, now: Timestamp) -> Restart 
     if last.spec_version != service.spec_version || (stopped && last.status.state != TaskState::Orphaned) {
         return Restart::Now { attempt: 0 };
     }
-    if last.status.state == TaskState::Orphaned {
+    // Neither was its own fault.
+    if last.status.state == TaskState::Orphaned || last.status.cause == Some(Cause::LeaseLost) {
         return Restart::Now { attempt: last.attempt };
     }
     let policy = &service.spec.restart;

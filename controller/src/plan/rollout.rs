@@ -54,7 +54,7 @@ pub(super) fn tend(draft: &mut Draft, service: &Arc<Service>, wanted: &Wanted) {
         if draft.full() {
             return;
         }
-        match policy.order {
+        match order(&draft.state, service, &task) {
             UpdateOrder::StopFirst => {
                 draft.push(Change::StopTask { task: task.id.clone(), reason: StopReason::Updated });
             }
@@ -66,6 +66,12 @@ pub(super) fn tend(draft: &mut Draft, service: &Arc<Service>, wanted: &Wanted) {
             }),
         }
     }
+}
+
+/// How this task is replaced. No singleton ever has another beside it.
+pub(super) fn order(state: &ClusterState, service: &Service, task: &Task) -> UpdateOrder {
+    let singleton = service.spec.task.singleton || state.task_spec(task).is_some_and(|spec| spec.singleton);
+    if singleton { UpdateOrder::StopFirst } else { service.spec.update.order }
 }
 
 /// Whether an updated task has shown that it works. `Err` holds when it will have, if only time is missing.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use roster_proto::{
     cause::Cause,
-    id::{NodeId, Slot},
+    id::{NodeId, Slot, TaskId},
     node::NodeState,
     task::{Desired, StopReason, Task, TaskState},
 };
 
 use super::{
     draft::{Creation, Draft},
+    lost::{Whereabouts, whereabouts},
     restart::{self, Restart},
     rollout,
     wanted::Wanted,
@@ -87,10 +88,13 @@ fn keep(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
     if task.node.is_none() {
         return wait(draft, service, task);
     }
-    if let Some(node) = lost_node(draft, task) {
-        move_away(draft, service, task, node);
-    } else if task.spec_version != service.spec_version && hand_over_failed(draft, service, task) {
-        refill(draft, service, &task.slot);
+    match whereabouts(&draft.state, draft.now, task) {
+        Whereabouts::Lost(node) => move_away(draft, service, task, node),
+        Whereabouts::Held(cause) => explain(draft, task, cause),
+        Whereabouts::Known if task.spec_version != service.spec_version && hand_over_failed(draft, service, task) => {
+            refill(draft, service, &task.slot);
+        }
+        Whereabouts::Known => {}
     }
     false
 }
@@ -101,7 +105,7 @@ fn hand_over_failed(draft: &Draft, service: &Service, task: &Task) -> bool {
     newest.is_some_and(|newest| newest.id != task.id && newest.spec_version == service.spec_version)
 }
 
-/// A start-first rollout: the older task goes when the newest has proved itself.
+/// A start-first rollout, or a move off a drained node: the older task goes when the newest has proved itself.
 fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], newest: &Arc<Task>) -> bool {
     if newest.spec_version != service.spec_version {
         stop(draft, newest, StopReason::Updated);
@@ -111,14 +115,22 @@ fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], ne
     if newest.node.is_none() {
         return wait(draft, service, newest);
     }
-    if let Some(node) = lost_node(draft, newest) {
-        move_away(draft, service, newest, node);
-        return false;
+    match whereabouts(&draft.state, draft.now, newest) {
+        Whereabouts::Known => {}
+        Whereabouts::Lost(node) => {
+            move_away(draft, service, newest, node);
+            return false;
+        }
+        Whereabouts::Held(cause) => {
+            explain(draft, newest, cause);
+            return false;
+        }
     }
     match rollout::proven(draft, service, newest) {
         Ok(()) => {
             for task in older {
-                stop(draft, task, StopReason::Updated);
+                let outdated = task.spec_version != service.spec_version;
+                stop(draft, task, if outdated { StopReason::Updated } else { StopReason::Moved });
             }
         }
         Err(Some(moment)) => draft.wake_at(moment),
@@ -140,8 +152,8 @@ fn wait(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
     false
 }
 
-/// Nothing of the slot is left that could run.
-fn refill(draft: &mut Draft, service: &Arc<Service>, slot: &Slot) {
+/// Nothing of the slot is left that could run, or only one whose replacement ended before it was any good.
+pub(super) fn refill(draft: &mut Draft, service: &Arc<Service>, slot: &Slot) {
     let last = draft.state.newest_task(&service.id, slot).cloned();
     let creation = |attempt| Creation {
         service: Arc::clone(service),
@@ -176,7 +188,10 @@ fn move_away(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>, node: 
         return;
     }
     let since = draft.state.nodes.get(&node).map_or(draft.now, |node| node.since);
-    let cause = Cause::NodeDown { node, since };
+    explain(draft, task, Cause::NodeDown { node, since });
+}
+
+fn explain(draft: &mut Draft, task: &Task, cause: Cause) {
     if task.status.cause.as_ref() != Some(&cause) {
         draft.push(Change::Explain { task: task.id.clone(), cause });
     }
@@ -190,22 +205,23 @@ fn stop(draft: &mut Draft, task: &Task, reason: StopReason) {
     orphan_if_lost(draft, &task.id);
 }
 
-/// A task that is to stop on a node that no longer answers will not be heard of: when the node comes back, the task
-/// is not in its set, and goes.
-fn orphan_if_lost(draft: &mut Draft, id: &roster_proto::id::TaskId) -> bool {
+/// A task that is to stop on a node that no longer answers will not be heard of: true when that was its end.
+fn orphan_if_lost(draft: &mut Draft, id: &TaskId) -> bool {
     let Some(task) = draft.state.tasks.get(id).cloned() else { return false };
-    let ended = task.status.state.is_terminal() || task.desired == Desired::Run;
-    match lost_node(draft, &task).filter(|_| !ended) {
-        Some(node) => {
+    if task.status.state.is_terminal() || task.desired == Desired::Run {
+        return false;
+    }
+    match whereabouts(&draft.state, draft.now, &task) {
+        Whereabouts::Known => false,
+        Whereabouts::Held(cause) => {
+            explain(draft, &task, cause);
+            false
+        }
+        Whereabouts::Lost(node) => {
             draft.push(Change::OrphanTask { task: id.clone(), cause: Cause::NodeLost { node } });
             true
         }
-        None => false,
     }
-}
-
-fn lost_node(draft: &Draft, task: &Task) -> Option<NodeId> {
-    task.node.clone().filter(|node| !draft.state.node_is_ready(node))
 }
 
 fn live(draft: &Draft, service: &Service, slot: &Slot) -> Vec<Arc<Task>> {

@@ -236,6 +236,8 @@ pub enum Refusal {
     LastVoter,
     #[error("service {0} is in global mode, one task on every node: it cannot be scaled")]
     GlobalService(ServiceId),
+    #[error("service {0} is a singleton (x-singleton): never two of it at once, so it cannot have {1} replicas")]
+    Singleton(ServiceId, u32),
     #[error("service {0} is being removed: apply its stack again to bring it back")]
     BeingRemoved(ServiceId),
     #[error("service {service} cannot publish port {port}: service {holder} already does; choose another port")]
@@ -243,7 +245,7 @@ pub enum Refusal {
     #[error("service {service} needs a free host port and {first} to {last} are all taken")]
     NoFreePort { service: ServiceId, first: u16, last: u16 },
     #[error(
-        "node {node} is Ready and runs {tasks} tasks: `rctl node drain {node}` moves them; --force removes it all the same, and what it runs goes on until its agent is stopped"
+        "node {node} is Ready and still has tasks ({tasks}): `rctl node drain {node}` moves them; --force removes it all the same, and what it runs goes on until its agent is stopped"
     )]
     NodeBusy { node: NodeId, tasks: usize },
     #[error(

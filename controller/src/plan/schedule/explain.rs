@@ -11,6 +11,7 @@ impl Hosts {
     /// Every node's first reason against the task, in order of the nodes' names.
     pub(in crate::plan) fn explain(&self, ask: &Ask<'_>) -> Vec<Rejection> {
         self.candidates(ask)
+            .iter()
             .filter_map(|host| {
                 let reason = filter::rejection(host, ask)?;
                 Some(Rejection { node: host.node.id.clone(), reason })

@@ -1,11 +1,19 @@
 //! Where a task goes: [`filter`] says which nodes can take it, [`score`] which of them is best, [`explain`] why none
 //! can.
+//!
+//! The nodes are ranked once for each kind of task; then only the one that was chosen changes its rank. Placing many
+//! tasks of a service on many nodes costs little more than placing one.
 
 mod explain;
 mod filter;
 mod score;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    net::Ipv4Addr,
+    sync::Arc,
+};
 
 use roster_proto::{
     assignment::PublishedPort,
@@ -14,11 +22,13 @@ use roster_proto::{
     spec::{Protocol, Resources},
 };
 
+use self::score::Rank;
 use crate::state::{ClusterState, Service};
 
 /// What a task needs of a node.
 pub(super) struct Ask<'a> {
     service: &'a ServiceId,
+    version: Version,
     /// In global mode.
     only: Option<&'a NodeId>,
     resources: &'a Resources,
@@ -27,7 +37,22 @@ pub(super) struct Ask<'a> {
 
 /// The nodes with what is promised on each.
 #[derive(Clone, Debug)]
-pub(super) struct Hosts(BTreeMap<NodeId, Host>);
+pub(super) struct Hosts {
+    /// In order of their names.
+    hosts: Vec<Host>,
+    ranking: Option<Ranking>,
+}
+
+/// The nodes that can take one kind of task, the best on top; right as long as only tasks of this kind are placed.
+#[derive(Clone, Debug)]
+struct Ranking {
+    service: ServiceId,
+    version: Version,
+    heap: BinaryHeap<Reverse<Ranked>>,
+}
+
+/// A host by its place in [`Hosts`], which decides between equals.
+type Ranked = (Rank, usize);
 
 #[derive(Clone, Debug)]
 struct Host {
@@ -55,7 +80,7 @@ impl<'a> Ask<'a> {
             Slot::Node(node) => Some(node),
         };
         let ports = service.published.get(&version).map_or(&[][..], Vec::as_slice);
-        Some(Self { service: &service.id, only, resources: &spec.resources, ports })
+        Some(Self { service: &service.id, version, only, resources: &spec.resources, ports })
     }
 }
 
@@ -69,24 +94,56 @@ impl Hosts {
                     host.promise(&ask);
                 }
             }
-            (node.id.clone(), host)
+            host
         };
-        Self(state.nodes.values().map(host).collect())
+        Self { hosts: state.nodes.values().map(host).collect(), ranking: None }
     }
 
     /// The best node that can take the task, which is promised its room.
     pub(super) fn take(&mut self, ask: &Ask<'_>) -> Option<NodeId> {
-        let best = self
-            .candidates(ask)
-            .filter(|host| filter::rejection(host, ask).is_none())
-            .min_by_key(|host| score::rank(host, ask))?;
-        let id = best.node.id.clone();
-        self.0.get_mut(&id)?.promise(ask);
-        Some(id)
+        if let Some(only) = ask.only {
+            let host = self.get_mut(only).filter(|host| filter::rejection(host, ask).is_none())?;
+            host.promise(ask);
+            self.ranking = None;
+            return Some(only.clone());
+        }
+        let known = |ranking: &Ranking| ranking.version == ask.version && ranking.service == *ask.service;
+        let mut ranking = match self.ranking.take().filter(known) {
+            Some(ranking) => ranking,
+            None => self.rank(ask),
+        };
+        let best = ranking.heap.pop();
+        let taken = best.and_then(|Reverse((_, place))| {
+            let host = self.hosts.get_mut(place)?;
+            host.promise(ask);
+            if filter::rejection(host, ask).is_none() {
+                ranking.heap.push(Reverse((score::rank(host, ask), place)));
+            }
+            Some(host.node.id.clone())
+        });
+        self.ranking = Some(ranking);
+        taken
     }
 
-    fn candidates<'a>(&'a self, ask: &'a Ask<'_>) -> impl Iterator<Item = &'a Host> {
-        self.0.values().filter(|host| ask.only.is_none_or(|only| *only == host.node.id))
+    fn rank(&self, ask: &Ask<'_>) -> Ranking {
+        let able = self.hosts.iter().enumerate().filter(|(_, host)| filter::rejection(host, ask).is_none());
+        let heap = able.map(|(place, host)| Reverse((score::rank(host, ask), place))).collect();
+        Ranking { service: ask.service.clone(), version: ask.version, heap }
+    }
+
+    fn candidates<'a>(&'a self, ask: &'a Ask<'_>) -> &'a [Host] {
+        match ask.only {
+            None => &self.hosts,
+            Some(only) => self.place(only).map_or(&[], |place| &self.hosts[place..=place]),
+        }
+    }
+
+    fn get_mut(&mut self, node: &NodeId) -> Option<&mut Host> {
+        self.place(node).and_then(|place| self.hosts.get_mut(place))
+    }
+
+    fn place(&self, node: &NodeId) -> Option<usize> {
+        self.hosts.binary_search_by(|host| host.node.id.cmp(node)).ok()
     }
 }
 

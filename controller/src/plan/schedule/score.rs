@@ -1,14 +1,14 @@
 //! How good is this node for this task? Spread: fewest tasks of the same service, then the least promised, then by
 //! name, so that equals are decided alike everywhere.
 
-use roster_proto::id::NodeId;
-
 use super::{Ask, Host};
 
-/// Lower is better.
-pub(super) fn rank<'a>(host: &'a Host, ask: &Ask<'_>) -> (u32, u64, u32, &'a NodeId) {
+/// Lower is better: siblings, load, tasks. Equals are told apart by their names.
+pub(super) type Rank = (u32, u64, u32);
+
+pub(super) fn rank(host: &Host, ask: &Ask<'_>) -> Rank {
     let siblings = host.by_service.get(ask.service).copied().unwrap_or(0);
-    (siblings, load(host), host.tasks, &host.node.id)
+    (siblings, load(host), host.tasks)
 }
 
 /// The scarcer of cpu and memory, in thousandths promised.

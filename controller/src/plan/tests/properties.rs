@@ -1,15 +1,18 @@
 //! Whatever people, agents and crashes do, in any order: the invariants hold, a plan leaves nothing to plan, a stale
 //! plan is refused, a replayed log gives the same bytes, and once the world is quiet every service converges.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use proptest::{collection::vec, prelude::*};
 use roster_proto::{
     cause::Cause,
-    id::{Slot, TaskId, Version},
-    node::{Capacity, NodeState},
+    id::{NodeId, Slot, TaskId, Version},
+    node::{Availability, Capacity, NodeState},
     spec::{Mode, Port, Protocol, RestartCondition, ServiceSpec, UpdateOrder},
-    task::{Health, StopReason, Task, TaskState, TaskStatus},
+    task::{Desired, Health, StopReason, Task, TaskState, TaskStatus},
     time::Timestamp,
 };
 
@@ -23,8 +26,9 @@ use crate::{
 };
 
 const NODES: [&str; 3] = ["a", "b", "c"];
-/// The first rolls out stop-first, the second start-first, the third is global, the fourth publishes a port.
-const SERVICES: [&str; 4] = ["calm", "eager", "everywhere", "open"];
+/// The first rolls out stop-first, the second start-first, the third is global, the fourth publishes a port, the fifth
+/// is a singleton.
+const SERVICES: [&str; 5] = ["calm", "eager", "everywhere", "open", "only"];
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -45,6 +49,19 @@ enum Act {
         node: usize,
         up: bool,
     },
+    Availability {
+        node: usize,
+        availability: u8,
+    },
+    /// Its leases have run out.
+    Fence {
+        node: usize,
+    },
+    RemoveNode {
+        node: usize,
+        force: bool,
+    },
+    ReleaseBrake,
     /// Planned and applied.
     Plan,
     /// Planned, and the leader crashed before, or after, its proposal went through.
@@ -67,12 +84,16 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        3 => (0..4_usize, 0..5_u32, 0..3_u8, 0..3_u32).prop_map(|(service, replicas, image, parallelism)| {
+        3 => (0..5_usize, 0..5_u32, 0..3_u8, 0..3_u32).prop_map(|(service, replicas, image, parallelism)| {
             Act::Put { service, replicas, image, parallelism }
         }),
-        1 => (0..4_usize, 0..6_u32).prop_map(|(service, replicas)| Act::Scale { service, replicas }),
-        1 => (0..4_usize).prop_map(|service| Act::Remove { service }),
+        1 => (0..5_usize, 0..6_u32).prop_map(|(service, replicas)| Act::Scale { service, replicas }),
+        1 => (0..5_usize).prop_map(|service| Act::Remove { service }),
         2 => (0..3_usize, any::<bool>()).prop_map(|(node, up)| Act::Node { node, up }),
+        1 => (0..3_usize, 0..3_u8).prop_map(|(node, availability)| Act::Availability { node, availability }),
+        1 => (0..3_usize).prop_map(|node| Act::Fence { node }),
+        1 => (0..3_usize, any::<bool>()).prop_map(|(node, force)| Act::RemoveNode { node, force }),
+        1 => Just(Act::ReleaseBrake),
         6 => Just(Act::Plan),
         1 => Just(Act::PlanLost),
         1 => (0..3_usize).prop_map(|node| Act::PlanStale { node }),
@@ -93,6 +114,10 @@ fn spec(service: usize, replicas: u32, image: u8, parallelism: u32) -> ServiceSp
             spec.restart.condition = RestartCondition::OnFailure;
             let published = (image != 0).then_some(8080);
             spec.task.ports = vec![Port { target: 80, published, host_ip: None, protocol: Protocol::Tcp }];
+        }
+        4 => {
+            spec.task.singleton = true;
+            spec.mode = Mode::Replicated { replicas: replicas.min(1) };
         }
         _ => {}
     }
@@ -116,8 +141,23 @@ fn perform(world: &mut World, act: &Act) {
         Act::Node { node, up: false } => {
             world.set_node(NODES[node], NodeState::Down);
         }
+        Act::Availability { node, availability } => {
+            let all = [Availability::Active, Availability::Pause, Availability::Drain];
+            world.set_availability(NODES[node], all[usize::from(availability)]);
+        }
+        Act::Fence { node } => {
+            world.apply(Command::SetNodeFenced { node: node_id(NODES[node]) });
+        }
+        Act::RemoveNode { node, force } => {
+            world.apply(Command::RemoveNode { node: node_id(NODES[node]), force });
+        }
+        Act::ReleaseBrake => {
+            world.apply(Command::ReleaseBrake);
+        }
         Act::Plan => {
-            world.plan();
+            let before = world.state.clone();
+            let changes = world.plan();
+            assert_brake_holds(&before, &changes, world.now);
         }
         Act::PlanLost => {
             world.think();
@@ -168,6 +208,52 @@ fn live(state: &ClusterState, service: &str, slot: &Slot) -> Vec<Task> {
     state.tasks_in(&service_id(service), slot).filter(|task| live(task)).map(|task| Task::clone(task)).collect()
 }
 
+/// No task leaves a node that the brake holds, unless people want it stopped.
+fn assert_brake_holds(before: &ClusterState, changes: &[Change], now: Timestamp) {
+    let Some(brake) = before.brake.as_ref().filter(|brake| !brake.is_over(now)) else { return };
+    let stopped: BTreeSet<&TaskId> = changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::StopTask { task, reason } if *reason != StopReason::Moved => Some(task),
+            _ => None,
+        })
+        .collect();
+    for change in changes {
+        let Change::OrphanTask { task, .. } = change else { continue };
+        let Some(known) = before.tasks.get(task) else { continue };
+        let held = known.node.as_ref().is_some_and(|node| brake.nodes.contains(node));
+        let wanted = known.desired == Desired::Run && !stopped.contains(task);
+        assert!(!(held && wanted), "{task} is moved in spite of the brake: {changes:#?}");
+    }
+}
+
+/// Where singletons may run, as only an onlooker of all nodes could know: from when they are bound until their end is
+/// reported, their node is fenced, or it has settled without them.
+#[derive(Debug, Default)]
+struct Onlooker {
+    may_run: BTreeMap<TaskId, NodeId>,
+}
+
+impl Onlooker {
+    fn look(&mut self, state: &ClusterState) {
+        for task in state.tasks_of(&service_id("only")) {
+            if let Some(node) = task.node.as_ref().filter(|_| !task.status.state.is_terminal()) {
+                self.may_run.insert(task.id.clone(), node.clone());
+            }
+        }
+        self.may_run.retain(|task, node| {
+            let Some(host) = state.nodes.get(node) else { return false };
+            let ended = state
+                .tasks
+                .get(task)
+                .is_some_and(|task| task.status.state.is_terminal() && task.status.state != TaskState::Orphaned);
+            let in_set = state.tasks_on(node).any(|bound| bound.id == *task);
+            !ended && !host.fenced && (in_set || host.state == NodeState::Down)
+        });
+        assert!(self.may_run.len() <= 1, "{:#?}", self.may_run);
+    }
+}
+
 fn assert_sound(world: &World, last: &Act) {
     assert_eq!(check(&world.state), [], "after {last:?}");
     for service in SERVICES {
@@ -183,11 +269,11 @@ fn assert_sound(world: &World, last: &Act) {
 fn assert_converges(world: &mut World) {
     for node in NODES {
         world.register(node, Capacity { nano_cpus: 8_000_000_000, memory: 1 << 30 });
+        world.set_availability(node, Availability::Active);
     }
     for _ in 0..200 {
         let changes = world.plan();
-        let moved = world.obey();
-        recover(world);
+        let moved = world.obey() | recover(world);
         if changes.is_empty() && !moved {
             match world.think().next_wake {
                 Some(wake) => world.now = world.now.max(wake),
@@ -203,16 +289,17 @@ fn assert_converges(world: &mut World) {
     }
 }
 
-/// What ran without being well becomes well.
-fn recover(world: &mut World) {
+/// What ran without being well becomes well; true when there was any.
+fn recover(world: &mut World) -> bool {
     let unwell = |task: &Task| task.status.state == TaskState::Running && !task.is_up();
     let tasks: Vec<Task> =
         world.state.tasks.values().filter(|task| unwell(task)).map(|task| Task::clone(task)).collect();
-    for task in tasks {
+    for task in &tasks {
         let mut status = task.status.clone();
         status.health = Health::Healthy;
-        world.report_status(&task, status);
+        world.report_status(task, status);
     }
+    !tasks.is_empty()
 }
 
 fn replay(mut state: ClusterState, log: &[(Version, Entry)]) -> Vec<u8> {
@@ -236,9 +323,11 @@ proptest! {
     fn holds_whatever_happens(acts in vec(act(), 1..60), snapshot_at in 0..60_usize) {
         let mut world = World::default();
         let mut snapshot = (0, ClusterState::default().encode());
+        let mut onlooker = Onlooker::default();
         for (i, act) in acts.iter().enumerate() {
             perform(&mut world, act);
             assert_sound(&world, act);
+            onlooker.look(&world.state);
             if i == snapshot_at {
                 snapshot = (world.log.len(), world.state.encode());
             }
@@ -292,7 +381,8 @@ fn wild_change() -> impl Strategy<Value = Change> {
         1 => (task(), cause()).prop_map(|(task, cause)| Change::OrphanTask { task, cause }),
         1 => (task(), cause()).prop_map(|(task, cause)| Change::GiveUp { task, cause }),
         1 => task().prop_map(|task| Change::RemoveTask { task }),
-        1 => (0..4_usize).prop_map(|service| Change::ForgetService { service: service_id(SERVICES[service]) }),
+        1 => (0..5_usize).prop_map(|service| Change::ForgetService { service: service_id(SERVICES[service]) }),
+        1 => Just(Change::EndBrake),
     ]
 }
 

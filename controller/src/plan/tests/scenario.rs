@@ -3,14 +3,14 @@
 //! ```text
 //! node NAME [cpus=N] [memory=SIZE]      an agent registers
 //! node-down NAME | node-up NAME         its heartbeats stop, or come again
-//! pause NAME | drain NAME | activate NAME
+//! pause NAME | drain NAME | activate NAME | fence NAME | rm NAME [force] | release-brake
 //! apply SERVICE [KEY=VALUE]...          puts the stack with this service changed (see `spec_of`)
 //! prune SERVICE...                      puts the stack with only these services, and --prune
 //! remove SERVICE | scale SERVICE=N
 //! plan                                  plans once and applies the plan
 //! run                                   plans and lets the agents obey until nothing moves
 //! obey                                  lets the agents obey, without a plan
-//! state SLOT STATE [healthy|unhealthy|starting] | fail SLOT [exit=N] | reject SLOT | complete SLOT
+//! state SLOT STATE [healthy|unhealthy|starting] | fail SLOT [exit=N] | reject SLOT | lease-lost SLOT | complete SLOT
 //! advance DURATION
 //! tasks | view SERVICE | wake | preview SERVICE [KEY=VALUE]...
 //! ```
@@ -25,7 +25,7 @@ use roster_proto::{
     task::{Desired, Health, Task, TaskState, TaskStatus},
 };
 
-use super::world::{World, service_id, stack_of};
+use super::world::{World, node_id, service_id, stack_of};
 use crate::{
     plan::{self, preview, service_view},
     state::command::{Change, Command, Outcome},
@@ -69,14 +69,18 @@ impl Stage {
             }
             ("node-down", [name]) => self.set_node(name, NodeState::Down),
             ("node-up", [name]) => self.set_node(name, NodeState::Ready),
-            ("pause", [name]) => self.world.set_availability(name, Availability::Pause),
-            ("drain", [name]) => self.world.set_availability(name, Availability::Drain),
-            ("activate", [name]) => self.world.set_availability(name, Availability::Active),
+            ("pause", [name]) => self.set_availability(name, Availability::Pause),
+            ("drain", [name]) => self.set_availability(name, Availability::Drain),
+            ("activate", [name]) => self.set_availability(name, Availability::Active),
+            ("fence", [name]) => self.command(Command::SetNodeFenced { node: node_id(name) }),
+            ("rm", [name, force @ ..]) => {
+                self.command(Command::RemoveNode { node: node_id(name), force: force == ["force"] });
+            }
+            ("release-brake", []) => self.command(Command::ReleaseBrake),
             ("apply", [name, options @ ..]) => self.put(name, options),
             ("prune", names) => self.prune(names),
             ("remove", [name]) => {
-                let outcome = self.world.apply(Command::RemoveService { service: service_id(name) });
-                self.tell(outcome);
+                self.command(Command::RemoveService { service: service_id(name) });
             }
             ("scale", [pair]) => self.scale(pair),
             ("plan", []) => self.plan(),
@@ -85,7 +89,9 @@ impl Stage {
                 self.world.obey();
             }
             ("advance", [time]) => self.world.advance(duration(time)),
-            ("state" | "fail" | "reject" | "complete", [slot, options @ ..]) => self.report(verb, slot, options),
+            ("state" | "fail" | "reject" | "lease-lost" | "complete", [slot, options @ ..]) => {
+                self.report(verb, slot, options)
+            }
             ("tasks", []) => self.tasks(),
             ("view", [name]) => self.view(name),
             ("wake", []) => {
@@ -107,6 +113,16 @@ impl Stage {
             Outcome::Unchanged => self.say("unchanged"),
             Outcome::Refused(refusal) => self.say(&format!("refused: {refusal}")),
         }
+    }
+
+    fn command(&mut self, command: Command) {
+        let outcome = self.world.apply(command);
+        self.tell(outcome);
+    }
+
+    fn set_availability(&mut self, name: &str, availability: Availability) {
+        let outcome = self.world.set_availability(name, availability);
+        self.tell(outcome);
     }
 
     fn set_node(&mut self, name: &str, state: NodeState) {
@@ -202,6 +218,7 @@ impl Stage {
                 let code = exit.parse().expect("a number");
                 self.world.report(&task, TaskState::Failed, Some(Cause::Exited { code }))
             }
+            "lease-lost" => self.world.report(&task, TaskState::Failed, Some(Cause::LeaseLost)),
             "complete" => self.world.report(&task, TaskState::Complete, None),
             "reject" => self.world.report(&task, TaskState::Rejected, Some(image())),
             _ => self.world.report_status(&task, status(&self.world, options)),
@@ -307,6 +324,7 @@ fn change_spec(spec: &mut ServiceSpec, options: &[&str]) {
             "monitor" => spec.update.monitor = duration(value),
             "order" if value == "start-first" => spec.update.order = UpdateOrder::StartFirst,
             "order" => spec.update.order = UpdateOrder::StopFirst,
+            "singleton" => spec.task.singleton = value == "true",
             "cpus" => spec.task.resources.reservations.nano_cpus = Some(cpus(value)),
             "memory" => spec.task.resources.reservations.memory = Some(size(value)),
             "network" => spec.task.network = if value == "host" { NetworkMode::Host } else { NetworkMode::None },

@@ -17,9 +17,16 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    brake
+    brake_by_hand
+    brake_nodes_return
     create_and_scale
     down_before_start
     drain_and_pause
+    drain_fits_nowhere
+    drain_some_at_once
+    drain_start_first
+    drain_start_first_fails
     gives_up
     global
     history_is_bounded
@@ -37,6 +44,8 @@ scenarios! {
     rejected_backs_off
     removal
     removal_undone
+    remove_node
+    remove_node_singleton
     reservations
     restart_backoff
     restart_backoff_is_capped
@@ -51,5 +60,9 @@ scenarios! {
     rollout_start_first_loses_its_node
     rollout_start_first_loses_its_old_node
     rollout_stop_first
+    singleton
+    singleton_is_updated
+    singleton_loses_its_lease
+    singleton_returns
     spread
 }

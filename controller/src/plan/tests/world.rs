@@ -57,10 +57,8 @@ impl World {
         self.apply(Command::SetNodeState { node: node_id(node), state })
     }
 
-    /// No command sets it yet: written straight into the state, as a command would.
-    pub(super) fn set_availability(&mut self, node: &str, availability: Availability) {
-        let node = self.state.nodes.get_mut(&node_id(node)).expect("a known node");
-        Arc::make_mut(node).availability = availability;
+    pub(super) fn set_availability(&mut self, node: &str, availability: Availability) -> Outcome {
+        self.apply(Command::SetAvailability { node: node_id(node), availability })
     }
 
     pub(super) fn put(&mut self, services: &[(&str, ServiceSpec)], prune: bool) -> Outcome {

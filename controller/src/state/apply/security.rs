@@ -65,7 +65,7 @@ impl Edit<'_> {
         let token = TokenRecord { role, digest: digest.clone(), created: at, expires, uses_left: uses };
         security.tokens.insert(id.to_owned(), token);
         *self.edit_security() = security;
-        self.tell_cluster(|| format!("join token {id} is made, for {uses} uses as {role} until {expires}"));
+        self.tell_cluster(|| format!("join token {id} is made for role {role} until {expires} (uses: {uses})"));
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Edit<'_> {
         let (role, left) = (token.role, token.uses_left);
         self.edit_security().tokens.insert(id.to_owned(), token);
         self.put_grant(&holder, grant);
-        self.tell_cluster(|| format!("{role} {name} is admitted by join token {id}, which has {left} uses left"));
+        self.tell_cluster(|| format!("{role} {name} is admitted by join token {id} (uses left: {left})"));
         Ok(())
     }
 

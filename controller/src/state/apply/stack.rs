@@ -30,7 +30,7 @@ impl Edit<'_> {
         let mut touched = BTreeSet::new();
         for (name, spec) in &stack.services {
             let id = ServiceId::new(stack.name.clone(), name.clone());
-            refuse_too_many(&id, &spec.mode)?;
+            refuse_too_many(&id, &spec.mode, spec.task.singleton)?;
             if let Some((service, message)) = self.next_service(&id, spec) {
                 touched.insert(id.clone());
                 reported.push((id, message));
@@ -76,7 +76,7 @@ impl Edit<'_> {
                 return Err(Refusal::GlobalService(id.clone()));
             };
             let mode = Mode::Replicated { replicas: *wanted };
-            refuse_too_many(id, &mode)?;
+            refuse_too_many(id, &mode, service.spec.task.singleton)?;
             if before != *wanted {
                 let mut next = Service::clone(service);
                 next.spec.mode = mode;
@@ -187,8 +187,9 @@ impl Edit<'_> {
     }
 }
 
-fn refuse_too_many(id: &ServiceId, mode: &Mode) -> Result<(), Refusal> {
+fn refuse_too_many(id: &ServiceId, mode: &Mode, singleton: bool) -> Result<(), Refusal> {
     match mode {
+        Mode::Replicated { replicas } if singleton && *replicas > 1 => Err(Refusal::Singleton(id.clone(), *replicas)),
         Mode::Replicated { replicas } if *replicas > MAX_REPLICAS => Err(Refusal::Limit(format!(
             "service {id} asks for {replicas} replicas, {MAX_REPLICAS} are allowed: ask for fewer"
         ))),

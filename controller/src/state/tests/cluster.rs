@@ -188,7 +188,7 @@ fn tokens_admit_as_often_and_as_long_as_they_say() {
     assert_eq!(apply(&mut state, use_token("a", b"guessed", "vm1")), Outcome::Refused(Refusal::UnknownToken));
     assert_eq!(apply(&mut state, use_token("b", b"digest", "vm1")), Outcome::Refused(Refusal::UnknownToken));
     assert_eq!(apply(&mut state, use_token("a", b"digest", "vm1")), Outcome::Applied);
-    assert_eq!(last_event(&state), "agent vm1 is admitted by join token a, which has 1 uses left");
+    assert_eq!(last_event(&state), "agent vm1 is admitted by join token a (uses left: 1)");
     assert_eq!(apply(&mut state, use_token("a", b"digest", "vm2")), Outcome::Applied);
     let used_up = Refusal::TokenUsedUp("a".to_owned());
     assert_eq!(apply(&mut state, use_token("a", b"digest", "vm3")), Outcome::Refused(used_up));
