@@ -111,12 +111,13 @@ impl<M: Machine> Received<M> {
 impl<M: Machine, D: Disk> Driver<M, D> {
     /// `machine` is as of the log's snapshot; the entries after it are applied by [`Self::start`].
     pub(super) fn new(
-        log: Log<D>,
+        mut log: Log<D>,
         machine: M,
         transport: Box<dyn Transport>,
         seed: u64,
         policy: SnapshotPolicy,
     ) -> Result<Self, Fault> {
+        log.tail_bytes = policy.bytes;
         let config = Config {
             id: log.head().peer,
             heartbeat_tick: HEARTBEAT_TICKS,
@@ -389,7 +390,12 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         self.send(light.take_messages());
         committed.append(&mut light.take_committed_entries());
         self.apply(committed)?;
+        let last = self.node.raft.raft_log.last_index();
         self.node.advance_apply_to(self.applied);
+        // The entry that leaves a joint configuration, which raft itself would send with the next heartbeat only.
+        if self.is_leader() && self.node.raft.raft_log.last_index() > last {
+            self.node.raft.bcast_append();
+        }
         if is_role_new {
             self.reads.leader_changed();
             self.status_due = true;

@@ -43,6 +43,8 @@ pub(super) struct Log<D> {
     snapshot: Snapshot,
     /// Those before the snapshot that are still in memory.
     pub(super) tail: Tail,
+    /// How many bytes of those are kept.
+    pub(super) tail_bytes: usize,
     /// Those after the snapshot, contiguous.
     links: VecDeque<Link>,
     /// In bytes, of all links.
@@ -128,7 +130,7 @@ impl<D: Disk> Log<D> {
         let (links, outdated) = (VecDeque::new(), VecDeque::new());
         let tail = Tail::new((snapshot.metadata.index, snapshot.metadata.term));
         let offers = Offers::default();
-        Self { disk, head, snapshot, tail, links, size: 0, unfinished: None, outdated, offers }
+        Self { disk, head, snapshot, tail, tail_bytes: 0, links, size: 0, unfinished: None, outdated, offers }
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -322,7 +324,7 @@ impl<D: Disk> Log<D> {
         if received {
             self.tail = Tail::new((covered, self.snapshot.metadata.term));
         }
-        self.tail.trim(self.offers.sent.is_some());
+        self.tail.trim(self.tail_bytes, self.offers.sent.is_some());
     }
 
     /// Index, term and chain of the last entry.

@@ -39,7 +39,8 @@ pub struct StoreConfig {
     pub begin: Begin,
     /// A snapshot is taken, and the entries it covers go, after so many entries ...
     pub snapshot_entries: u64,
-    /// ... or after so many bytes of them, and no fewer than the last snapshot has.
+    /// ... or after so many bytes of them, and no fewer than the last snapshot has. As many bytes of those before it
+    /// stay in memory for peers that lag behind.
     pub snapshot_bytes: usize,
 }
 

@@ -5,10 +5,8 @@ use std::collections::VecDeque;
 
 use super::record::Link;
 
-/// How many bytes of them are kept ...
-const TAIL_BYTES: usize = 8 << 20;
-/// ... and while a snapshot is being sent, which is worth nothing without the entries after it.
-const TAIL_BYTES_WHILE_SENDING: usize = 64 << 20;
+/// While a snapshot is being sent, which is worth nothing without the entries after it, so many times more are kept.
+const WHILE_SENDING: usize = 8;
 /// What an entry costs beside its bytes.
 const ENTRY_OVERHEAD: usize = 192;
 
@@ -40,9 +38,9 @@ impl Tail {
         self.links.push_back(link);
     }
 
-    /// Lets go of the oldest that are too many.
-    pub(super) fn trim(&mut self, sending: bool) {
-        let limit = if sending { TAIL_BYTES_WHILE_SENDING } else { TAIL_BYTES };
+    /// Lets go of the oldest that are more than `bytes`.
+    pub(super) fn trim(&mut self, bytes: usize, sending: bool) {
+        let limit = if sending { WHILE_SENDING * bytes } else { bytes };
         while let Some(Link { entry, length, .. }) = self.links.front() {
             if self.size <= limit {
                 return;

@@ -1,6 +1,9 @@
 //! The log driven by a toy machine: on sled, and on a disk that crashes and lies.
 
+mod cluster;
 mod crash;
+mod membership;
+mod peers;
 mod power_cut;
 mod sim_disk;
 mod store;
