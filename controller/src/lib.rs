@@ -58,7 +58,7 @@ use self::{
     api::Api,
     cluster::Cluster,
     config::Config,
-    dispatch::{Dispatcher, Sessions, broker::Broker},
+    dispatch::{Dispatcher, Rounds, Sessions, broker::Broker},
     leader::{Reconciler, liveness::Liveness},
     listen::ListenError,
     metrics::Metrics,
@@ -159,6 +159,7 @@ async fn serve(
         sessions: sessions.clone(),
         broker,
         liveness: liveness.clone(),
+        rounds: Rounds::new(config.heartbeat),
         shutdown: stopping.clone(),
     };
     let services = Services::new(api, dispatcher).await?;

@@ -9,6 +9,9 @@ pub const STALE: &str = "stale";
 pub const FORWARDED_FOR: &str = "roster-forwarded-for";
 /// Beside a refusal: where the leader is, as HOST:PORT.
 pub const LEADER: &str = "roster-leader";
+/// Of an agent that looks for the leader: which one it has lost, as HOST:PORT. Not to be named again until it is elected
+/// anew.
+pub const LOST: &str = "roster-lost";
 /// Beside UNAVAILABLE: how the call may be made again, [`RETRY_SAFE`] or [`RETRY_SAME_ID`].
 pub const RETRY: &str = "roster-retry";
 /// Nothing was done.

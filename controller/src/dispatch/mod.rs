@@ -1,29 +1,36 @@
 //! Serves the agents: one session per node, and beside it the streams that carry what callers ask of a node.
 //!
+//! Only the leader does; any other controller says who that is ([`leader`]).
+//!
 //! Guarantees: the node name of a session's Hello is the only one its statuses are applied to; a status is
 //! acknowledged only once it is durable, and in the order sent; the assignment set is sent whole first, then as
 //! increments that chain. Absent: deciding whether a node is alive ([`crate::leader::liveness`]) and what it should run
 //! ([`crate::plan`]).
 
 pub mod broker;
+mod leader;
 mod session;
 mod sessions;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
-use roster_proto::wire::{self, dispatch_server::Dispatch};
+use roster_proto::{
+    call,
+    wire::{self, dispatch_server::Dispatch},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(crate) use self::leader::Rounds;
 pub use self::sessions::Sessions;
 use self::{
     broker::{Broker, Part, Piece, Said},
     session::SessionTask,
 };
-use crate::{cluster::Cluster, leader::liveness::Liveness};
+use crate::{cluster::Cluster, forward::Origin, leader::liveness::Liveness};
 
 /// Messages waiting for the agent to read them: increments, acknowledgements, requests.
 const OUTBOUND_QUEUE: usize = 64;
@@ -37,6 +44,7 @@ pub struct Dispatcher {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) broker: Arc<Broker>,
     pub(crate) liveness: Arc<Liveness>,
+    pub(crate) rounds: Rounds,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -51,9 +59,12 @@ impl Dispatch for Dispatcher {
         &self,
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let lost = request.metadata().get(call::LOST).and_then(|lost| lost.to_str().ok());
+        self.lead(lost).await?;
+        let origin = request.extensions().get::<Origin>().cloned();
         // Answered before Hello was read: a client that waits for the stream before it speaks is served as well.
         let (outbound, messages) = mpsc::channel(OUTBOUND_QUEUE);
-        tokio::spawn(SessionTask::new(self.clone(), request.into_inner(), outbound).run());
+        tokio::spawn(SessionTask::new(self.clone(), origin, request.into_inner(), outbound).run());
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 

@@ -1,26 +1,34 @@
 //! One agent's session, from Hello to its end.
 //!
-//! Three things go on side by side: messages are read, statuses are made durable and acknowledged, and the node's
-//! assignment set is sent whenever its generation moved. The session ends with the first of them that cannot go on, and
-//! the agent then opens a new one.
+//! Four things go on side by side: messages are read, statuses are made durable and acknowledged, heartbeats are
+//! answered once a majority has confirmed that this controller still leads, and what the node must know (its assignment
+//! set, the cluster's controllers and authorities) is sent whenever it changed. The session ends with the first of them
+//! that cannot go on, and when this controller leads no longer; the agent then opens a new one.
 
+use std::sync::Arc;
+
+use imbl::OrdMap;
 use roster_proto::{
     AGENT_PROTOCOLS,
     assignment::AssignmentSet,
     convert::ConvertError,
-    id::NodeId,
+    id::{NodeId, PeerId},
     node::{NodeDescription, NodeState},
     task::TaskReport,
     wire,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::{
     Dispatcher, FIRST_MESSAGE,
     sessions::{Outbound, Session},
 };
-use crate::{state::command::Command, status::malformed};
+use crate::{
+    forward::Origin,
+    state::{ClusterState, Security, command::Command, controllers::ControllerInfo},
+    status::malformed,
+};
 
 /// Batches read and not yet proposed; an agent that sends more waits.
 const BATCH_QUEUE: usize = 64;
@@ -29,6 +37,7 @@ const MERGED_BATCHES: usize = 16;
 
 pub(super) struct SessionTask {
     dispatcher: Dispatcher,
+    origin: Option<Origin>,
     inbound: Streaming<wire::AgentMessage>,
     outbound: Outbound,
 }
@@ -39,14 +48,21 @@ struct Batch {
 }
 
 impl SessionTask {
-    pub(super) fn new(dispatcher: Dispatcher, inbound: Streaming<wire::AgentMessage>, outbound: Outbound) -> Self {
-        Self { dispatcher, inbound, outbound }
+    pub(super) fn new(
+        dispatcher: Dispatcher,
+        origin: Option<Origin>,
+        inbound: Streaming<wire::AgentMessage>,
+        outbound: Outbound,
+    ) -> Self {
+        Self { dispatcher, origin, inbound, outbound }
     }
 
     pub(super) async fn run(mut self) {
-        let shutdown = self.dispatcher.shutdown.clone();
+        let dispatcher = self.dispatcher.clone();
+        let shutdown = dispatcher.shutdown.clone();
         let end = tokio::select! {
             end = self.converse() => end,
+            status = dispatcher.deposed() => Err(status),
             () = shutdown.cancelled() => Err(Status::unavailable("the controller is stopping: connect again")),
         };
         if let Err(status) = end {
@@ -78,6 +94,7 @@ impl SessionTask {
         };
         let node: NodeId = hello.node.parse().map_err(|error| Status::invalid_argument(format!("Hello: {error}")))?;
         let description: NodeDescription = hello.description.unwrap_or_default().try_into().map_err(malformed)?;
+        self.check_origin(&node)?;
         if !AGENT_PROTOCOLS.contains(&hello.protocol) {
             return Err(misfit(&node, &description, hello.protocol));
         }
@@ -85,13 +102,28 @@ impl SessionTask {
         Ok((node, description))
     }
 
+    /// A node's certificate speaks for that node alone.
+    fn check_origin(&self, node: &NodeId) -> Result<(), Status> {
+        let caller = self.origin.as_ref().map_or("", |origin| &origin.caller);
+        match caller.strip_prefix("agent/") {
+            Some(certified) if certified != node.as_str() => {
+                tracing::warn!(caller, %node, "refused a session for another node");
+                let told = format!("the certificate is node {certified}'s and cannot speak for node {node}");
+                Err(Status::permission_denied(told))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn attend(&mut self, session: &Session) -> Result<(), Status> {
         let dispatcher = &self.dispatcher;
         let (batches, proposals) = mpsc::channel(BATCH_QUEUE);
+        let (beats, beats_here) = watch::channel(0);
         let welcome = wire::Welcome { heartbeat_period: micros(dispatcher.liveness.period()) };
         send(session, wire::controller_message::Message::Welcome(welcome)).await?;
         tokio::select! {
-            end = receive(dispatcher, &session.node, &mut self.inbound, batches) => end,
+            end = receive(dispatcher, &session.node, &mut self.inbound, batches, beats) => end,
+            end = confirm(dispatcher, session, beats_here) => end,
             end = report(dispatcher, session, proposals) => end,
             end = assign(dispatcher, session) => end,
             () = session.closed().cancelled() => {
@@ -119,6 +151,7 @@ async fn receive(
     node: &NodeId,
     inbound: &mut Streaming<wire::AgentMessage>,
     batches: mpsc::Sender<Batch>,
+    beats: watch::Sender<u64>,
 ) -> Result<(), Status> {
     loop {
         let message = tokio::time::timeout(dispatcher.liveness.grace(), inbound.message())
@@ -130,7 +163,8 @@ async fn receive(
             dispatcher.liveness.recheck();
         }
         match message.message {
-            Some(wire::agent_message::Message::Heartbeat(_) | wire::agent_message::Message::Settled(_)) => {}
+            Some(wire::agent_message::Message::Heartbeat(beat)) => _ = beats.send_replace(beat.number),
+            Some(wire::agent_message::Message::Settled(_)) => {}
             Some(wire::agent_message::Message::Statuses(batch)) => {
                 let reports: Result<Vec<TaskReport>, ConvertError> =
                     batch.reports.into_iter().map(TaskReport::try_from).collect();
@@ -144,6 +178,19 @@ async fn receive(
             }
         }
     }
+}
+
+/// Answers heartbeats, and with them gives leases. Those that come while a round is under way share the next.
+async fn confirm(dispatcher: &Dispatcher, session: &Session, mut beats: watch::Receiver<u64>) -> Result<(), Status> {
+    while beats.changed().await.is_ok() {
+        dispatcher.rounds.next().await;
+        let number = *beats.borrow_and_update();
+        if let Some(lease) = dispatcher.lease(&session.node).await {
+            let ack = wire::HeartbeatAck { number, lease: micros(lease) };
+            send(session, wire::controller_message::Message::HeartbeatAck(ack)).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes statuses durable, then acknowledges them. One proposal at a time keeps their order; what arrives meanwhile
@@ -167,10 +214,12 @@ async fn report(
     Ok(())
 }
 
-/// Sends the node's set, then an increment for every generation it is seen at. A slow agent skips generations.
+/// Sends the node's set, then an increment for every generation it is seen at; and what it must know of the cluster,
+/// again whenever that changes. A slow agent skips generations.
 async fn assign(dispatcher: &Dispatcher, session: &Session) -> Result<(), Status> {
     let mut states = dispatcher.cluster.watch();
     let mut sent: Option<AssignmentSet> = None;
+    let mut told = None;
     loop {
         let state = states.borrow_and_update().clone();
         let Some(node) = state.nodes.get(&session.node) else {
@@ -185,8 +234,30 @@ async fn assign(dispatcher: &Dispatcher, session: &Session) -> Result<(), Status
             send(session, message).await?;
             sent = Some(next);
         }
+        if told.as_ref().is_none_or(|told| !is_same_cluster(told, &state)) {
+            if state.security.cluster.is_some() {
+                send(session, wire::controller_message::Message::Controllers(controllers(&state))).await?;
+            }
+            told = Some((state.controllers.clone(), state.security.clone()));
+        }
         drop(state);
         states.changed().await.map_err(|_| Status::unavailable("the controller's store stopped: connect again"))?;
+    }
+}
+
+type Told = (OrdMap<PeerId, Arc<ControllerInfo>>, Arc<Security>);
+
+/// By what holds it, not by its content: for each agent, with each change of the state.
+fn is_same_cluster((controllers, security): &Told, state: &ClusterState) -> bool {
+    controllers.ptr_eq(&state.controllers) && Arc::ptr_eq(security, &state.security)
+}
+
+fn controllers(state: &ClusterState) -> wire::Controllers {
+    let addresses = state.controllers.values().map(|controller| controller.address.clone());
+    let authorities = state.security.authorities.iter().map(|authority| authority.certificate.clone().into());
+    wire::Controllers {
+        addresses: addresses.filter(|address| !address.is_empty()).collect(),
+        authorities: authorities.collect(),
     }
 }
 
