@@ -1,16 +1,17 @@
 //! Roster's agent: makes one host's kernel match the node's assignment set.
 //!
 //! [`session`] brings the wanted set, [`ledger`] keeps it on disk, [`reconcile`] compares it with what the kernel has
-//! and carries the difference out through [`runtime`]; [`health`] probes, [`status`] reports back. [`image`] and
-//! [`network`] serve the real runtime.
+//! and carries the difference out through [`runtime`]; [`health`] probes, [`status`] reports back. [`membership`] says
+//! which cluster the node is of. [`image`] and [`network`] serve the real runtime.
 
 pub mod capacity;
 pub mod clean;
-mod clock;
+pub mod clock;
 pub mod config;
 pub mod health;
 pub mod image;
 pub mod ledger;
+pub mod membership;
 pub mod metrics;
 pub mod network;
 pub mod reconcile;
@@ -30,8 +31,9 @@ use crate::{
     capacity::CapacityError,
     config::Config,
     ledger::LedgerError,
+    membership::Membership,
     metrics::{Metrics, MetricsError},
-    reconcile::{Parts, Reconciler, Wanted},
+    reconcile::{Parts, Reconciler, Settled, Wanted},
     runtime::Runtime,
     session::{Services, Sessions},
     status::Board,
@@ -75,6 +77,8 @@ pub async fn run<R: Runtime, S: Services>(
 
     let board = Arc::new(Board::default());
     let (wanted, wanted_here) = watch::channel(Wanted { set: set.map(Arc::new), authoritative: false });
+    let (lease, lease_here) = watch::channel(None);
+    let (settled_here, settled) = watch::channel(Settled::default());
     let reconciler = Reconciler::new(Parts {
         runtime,
         board: board.clone(),
@@ -82,14 +86,19 @@ pub async fn run<R: Runtime, S: Services>(
         journal,
         set_file,
         wanted: wanted_here,
+        lease: lease_here,
+        settled: settled_here,
     });
     let sessions = Sessions {
         controller: config.controller,
         endpoint,
+        membership: Membership::new(&config.data_dir, config.node.clone()),
         node: config.node,
         description,
         board,
         wanted,
+        lease,
+        settled,
         services,
         metrics: metrics.clone(),
     };

@@ -1,6 +1,9 @@
 //! Whole agents: the real loop, session and ledger over a runtime in memory, with a controller played by the test.
 
+mod cluster;
 mod controller;
+mod following;
+mod leases;
 mod lives;
 mod requests;
 mod restarts;

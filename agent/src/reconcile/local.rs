@@ -302,6 +302,7 @@ fn by_exit(exit: Exit) -> (TaskState, Cause) {
         Exit::Signal(signal) => (TaskState::Failed, Cause::Signaled { signal }),
         Exit::OutOfMemory { limit } => (TaskState::Failed, Cause::OomKilled { limit }),
         Exit::ShimLost => (TaskState::Failed, Cause::ShimLost),
+        Exit::LeaseLost => (TaskState::Failed, Cause::LeaseLost),
     }
 }
 

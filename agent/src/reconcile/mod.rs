@@ -15,6 +15,7 @@
 mod absorb;
 pub mod backoff;
 mod execute;
+mod leader;
 pub mod local;
 mod permits;
 pub mod plan;
@@ -43,10 +44,10 @@ use self::{
     execute::execute,
     local::{Done, Local, RETRY},
     permits::Permits,
-    plan::Step,
+    plan::{Footing, Step},
 };
 use crate::{
-    clock,
+    clock::{self, BootTime},
     health::{self, Change, Subject},
     ledger::{Journal, LedgerError, SetFile},
     metrics::Metrics,
@@ -68,6 +69,10 @@ pub struct Wanted {
     pub authoritative: bool,
 }
 
+/// The last set from the controller of which it is true that what it does not want has ended.
+#[derive(Clone, Debug, Default)]
+pub struct Settled(pub Option<Arc<AssignmentSet>>);
+
 /// What the loop is built from.
 #[derive(Debug)]
 pub struct Parts<R> {
@@ -77,12 +82,17 @@ pub struct Parts<R> {
     pub journal: Journal,
     pub set_file: SetFile,
     pub wanted: watch::Receiver<Wanted>,
+    /// Until when singletons may run, by the leader's word.
+    pub lease: watch::Receiver<Option<BootTime>>,
+    pub settled: watch::Sender<Settled>,
 }
 
 #[derive(Debug)]
 pub struct Reconciler<R> {
     parts: Parts<R>,
     current: Wanted,
+    /// Until when singletons may run, as the runtime was told.
+    leased: Option<BootTime>,
     tasks: BTreeMap<TaskId, Local>,
     /// For each of `tasks`, what is under way for it.
     upkeep: BTreeMap<TaskId, Upkeep>,
@@ -133,6 +143,7 @@ impl<R: Runtime> Reconciler<R> {
         Self {
             written: current.set.clone(),
             current,
+            leased: None,
             parts,
             tasks: BTreeMap::new(),
             upkeep: BTreeMap::new(),
@@ -152,11 +163,13 @@ impl<R: Runtime> Reconciler<R> {
             () = self.take_back() => {}
             () = shutdown.cancelled() => return,
         }
+        self.adopt_lease();
         self.mark_all();
         let mut full_pass = tokio::time::interval_at(Instant::now() + FULL_PASS, FULL_PASS);
         full_pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.turn_all();
+            self.tell_settled();
             let wake = self.next_wake();
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -167,6 +180,7 @@ impl<R: Runtime> Reconciler<R> {
                 },
                 Some(result) = self.work.join_next() => self.absorb(result),
                 Some(change) = self.changes.1.recv() => self.absorb_health(change),
+                Ok(()) = self.parts.lease.changed() => self.adopt_lease(),
                 confirmed = self.parts.board.confirmed() => self.absorb_confirmed(confirmed),
                 () = sleep_until(wake) => self.mark_due(),
                 _ = full_pass.tick() => {
@@ -240,6 +254,7 @@ impl<R: Runtime> Reconciler<R> {
             self.parts.metrics.generation(set.generation.0);
             debug!(generation = set.generation.0, tasks = set.tasks.len(), "a new assignment set");
         }
+        self.adopt_lease();
         self.mark_all();
         self.write_set();
     }
@@ -296,7 +311,11 @@ impl<R: Runtime> Reconciler<R> {
         if let Some(assignment) = wanted {
             local.facts.grace = assignment.spec.stop_grace_period;
         }
-        let next = plan::next(task, wanted, self.current.authoritative, local, clock::now());
+        let footing = Footing {
+            authoritative: self.current.authoritative,
+            leased: self.leased.is_some_and(|until| until > BootTime::now()),
+        };
+        let next = plan::next(task, wanted, footing, local, clock::now());
         if let Some(upkeep) = self.upkeep.get_mut(task) {
             upkeep.wake = next.wake;
         }

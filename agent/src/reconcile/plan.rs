@@ -9,6 +9,7 @@
 //! * Published ports lead away from a container before it is told to stop.
 //! * Nothing that is outside the set is touched before the controller itself has sent a set: the ledger may be older
 //!   than what runs, so it can tell what to start, not what to destroy.
+//! * A singleton is started only while the node holds a lease.
 //! * An outcome is recorded before its container is removed, and the container stays until the controller has the
 //!   outcome on disk.
 
@@ -31,13 +32,21 @@ use roster_proto::{
 use super::local::{self, Facts, KILL_AGAIN, Local, Stopping, Why};
 use crate::runtime::{Phase, Publication};
 
+/// What the agent may go by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footing {
+    /// The set came from the controller, in this life of the agent.
+    pub authoritative: bool,
+    /// The node holds a lease: singletons may be started.
+    pub leased: bool,
+}
+
 /// Everything a plan depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// `None`: neither the controller nor the ledger has given one.
     pub set: Option<&'a AssignmentSet>,
-    /// The set came from the controller, in this life of the agent.
-    pub authoritative: bool,
+    pub footing: Footing,
     pub tasks: &'a BTreeMap<TaskId, Local>,
     /// What the host's ports lead to now; `None`: not known.
     pub published: Option<&'a [Publication]>,
@@ -120,7 +129,7 @@ pub fn plan(view: View<'_>) -> Plan {
     let ids: BTreeSet<&TaskId> = set.tasks.keys().chain(view.tasks.keys()).collect();
     for id in ids {
         let local = view.tasks.get(id).unwrap_or(&nothing);
-        let next = next(id, set.tasks.get(id), view.authoritative, local, view.now);
+        let next = next(id, set.tasks.get(id), view.footing, local, view.now);
         plan.steps.extend(next.step);
         plan.wake = earlier(plan.wake, next.wake);
     }
@@ -128,21 +137,21 @@ pub fn plan(view: View<'_>) -> Plan {
 }
 
 /// The next step of one task.
-pub fn next(task: &TaskId, wanted: Option<&Assignment>, authoritative: bool, local: &Local, now: Timestamp) -> Next {
+pub fn next(task: &TaskId, wanted: Option<&Assignment>, footing: Footing, local: &Local, now: Timestamp) -> Next {
     let facts = &local.facts;
     if let Some((verb, since)) = facts.busy {
         let over = match wanted {
             Some(assignment) => assignment.desired != Desired::Run,
-            None => authoritative,
+            None => footing.authoritative,
         };
         let over = over || matches!(local.phase, Some(Phase::Ended(_) | Phase::Broken));
         return while_busy(task, over, verb, since, now);
     }
     let step = match wanted {
-        None if !authoritative => return Next::default(),
+        None if !footing.authoritative => return Next::default(),
         None => unwanted(task, local, now),
         Some(_) if facts.outcome.is_some() => settled(task, local, now),
-        Some(assignment) => toward(assignment, local, now),
+        Some(assignment) => toward(assignment, footing.leased, local, now),
     };
     match step {
         Turn::Step(step) => match facts.troubles.get(&step.verb()) {
@@ -192,7 +201,7 @@ fn settled(task: &TaskId, local: &Local, now: Timestamp) -> Turn {
     }
 }
 
-fn toward(assignment: &Assignment, local: &Local, now: Timestamp) -> Turn {
+fn toward(assignment: &Assignment, leased: bool, local: &Local, now: Timestamp) -> Turn {
     let facts = &local.facts;
     let task = assignment.task.clone();
     let grace = assignment.spec.stop_grace_period;
@@ -211,16 +220,30 @@ fn toward(assignment: &Assignment, local: &Local, now: Timestamp) -> Turn {
         }
         (Some(Phase::Broken) | None, None) => match facts.fatal() {
             Some(trouble) => settle(task, local::failed_status(trouble, facts, now)),
-            None => make(assignment, local),
+            None => make(assignment, leased, local),
         },
     }
 }
 
-fn make(assignment: &Assignment, local: &Local) -> Turn {
+fn make(assignment: &Assignment, leased: bool, local: &Local) -> Turn {
     Turn::Step(match (&local.phase, &local.facts.prepared) {
         (Some(_), _) => Step::Remove { task: assignment.task.clone() },
         (None, None) => Step::Prepare { assignment: assignment.clone() },
+        // A lease that comes leads here again.
+        (None, Some(_)) if assignment.spec.singleton && !leased => return REST,
         (None, Some(_)) => Step::Start { assignment: assignment.clone() },
+    })
+}
+
+/// Everything that this host must no longer run has ended.
+pub fn is_settled(set: &AssignmentSet, tasks: &BTreeMap<TaskId, Local>) -> bool {
+    tasks.iter().all(|(task, local)| {
+        let facts = &local.facts;
+        let wanted = set.tasks.get(task).is_some_and(|assignment| assignment.desired == Desired::Run);
+        // What is half made may have processes, too.
+        let runs = matches!(local.phase, Some(Phase::Running(_) | Phase::Broken))
+            || matches!(facts.busy, Some((Verb::Start, _)));
+        !runs || (wanted && facts.outcome.is_none())
     })
 }
 

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Ended, Exit, Observed, Phase, Prepared, Probed, Publication, Runtime, RuntimeError, Started};
 use crate::{
-    clock,
+    clock::{self, BootTime},
     session::{Archive, Failure, Services},
 };
 
@@ -46,6 +46,7 @@ struct World {
     failures: BTreeMap<&'static str, VecDeque<RuntimeError>>,
     delays: BTreeMap<&'static str, Duration>,
     prepared: Prepared,
+    lease: Option<BootTime>,
 }
 
 #[derive(Debug)]
@@ -92,6 +93,11 @@ impl MemoryRuntime {
 
     pub fn slow_down(&self, verb: &'static str, delay: Duration) {
         self.world().delays.insert(verb, delay);
+    }
+
+    /// Until when singletons may run.
+    pub fn lease(&self) -> Option<BootTime> {
+        self.world().lease
     }
 
     /// What every image says of itself.
@@ -167,6 +173,11 @@ impl Runtime for MemoryRuntime {
         self.enter("start", assignment.task.as_str()).await?;
         let mut world = self.world();
         assert!(!world.containers.contains_key(&assignment.task), "{} is started beside its leftover", assignment.task);
+        assert!(
+            !assignment.spec.singleton || world.lease.is_some_and(|until| until > BootTime::now()),
+            "{} is started without a lease",
+            assignment.task
+        );
         world.started += 1;
         let number = world.started;
         let bridge = assignment.spec.network == NetworkMode::Bridge;
@@ -229,6 +240,11 @@ impl Runtime for MemoryRuntime {
         let mut world = self.world();
         world.end(task, Exit::Signal(SIGKILL));
         world.containers.remove(task);
+        Ok(())
+    }
+
+    fn extend_lease(&self, until: BootTime) -> Result<(), RuntimeError> {
+        self.world().lease = Some(until);
         Ok(())
     }
 

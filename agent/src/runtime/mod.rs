@@ -18,6 +18,8 @@ use roster_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::clock::BootTime;
+
 pub trait Runtime: Send + Sync + 'static {
     /// Everything of this agent's that exists: running, ended, or a leftover of something half made or half removed.
     fn list(&self) -> impl Future<Output = Result<Vec<Observed>, RuntimeError>> + Send;
@@ -47,6 +49,10 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Kills what still runs and removes every trace but the log. Goes on past errors and returns all of them.
     fn remove(&self, task: &TaskId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Singletons may run until then. Each ends by itself when no later moment was named in time, whatever became of this
+    /// agent meanwhile. Blocks for moments only.
+    fn extend_lease(&self, until: BootTime) -> Result<(), RuntimeError>;
 
     /// Makes exactly these ports answer on the host, each shared in turn by its backends.
     fn publish(&self, ports: &[Publication]) -> impl Future<Output = Result<(), RuntimeError>> + Send;
@@ -95,6 +101,8 @@ pub enum Exit {
     },
     /// The shim died without leaving an exit record.
     ShimLost,
+    /// A singleton, ended by its shim.
+    LeaseLost,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

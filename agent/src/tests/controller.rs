@@ -1,4 +1,4 @@
-//! A controller played by a test, on a unix socket of its own.
+//! A controller played by a test, on a unix socket of its own or by TLS.
 
 use std::{
     collections::BTreeMap,
@@ -12,38 +12,62 @@ use std::{
 use futures::Stream;
 use roster_proto::{
     assignment::{AssignmentDiff, AssignmentSet},
+    call,
     id::TaskId,
     task::{TaskReport, TaskStatus},
     wire::{
         self, agent_message, controller_message,
         dispatch_server::{Dispatch, DispatchServer},
+        enroll_server::EnrollServer,
     },
 };
+use roster_tls::{Authority, Role};
 use tokio::{
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-const DEADLINE: Duration = Duration::from_secs(20);
-const HEARTBEAT: Duration = Duration::from_millis(30);
+use super::cluster::{self, Renewals};
 
-/// What the controller has heard so far.
+const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// What the controller has heard so far, and what it does about it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heard {
     pub(crate) sessions: u32,
     pub(crate) heartbeats: u32,
     pub(crate) generations: Vec<u64>,
+    /// The generations of which the agent said that it has settled on them.
+    pub(crate) settled: Vec<u64>,
     /// All reports in order of arrival.
     pub(crate) reports: Vec<TaskReport>,
     pub(crate) answers: BTreeMap<String, Vec<wire::answer_part::Part>>,
     /// Requests whose answer ended, well or not.
     pub(crate) answered: Vec<String>,
+    /// Whom those who asked for a session said they had lost.
+    pub(crate) lost: Vec<Option<String>>,
+    pub(crate) renewals: u32,
+    /// What the cluster's controllers are by its word.
+    pub(crate) controllers: Vec<String>,
     outbound: Option<mpsc::Sender<Result<wire::ControllerMessage, Status>>>,
     mute: bool,
+    deaf: bool,
+    lease: Duration,
+    leader: Leader,
     set: Option<AssignmentSet>,
+}
+
+/// Who leads, as far as a controller knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) enum Leader {
+    #[default]
+    Me,
+    Unknown,
+    At(String),
 }
 
 impl Heard {
@@ -53,28 +77,54 @@ impl Heard {
 }
 
 pub(crate) struct Controller {
-    path: PathBuf,
+    path: Option<PathBuf>,
+    address: String,
     heard: Arc<watch::Sender<Heard>>,
     shutdown: CancellationToken,
 }
 
 impl Controller {
+    /// On a unix socket, for agents of this machine.
     pub(crate) fn listen(directory: &Path) -> Self {
         let path = directory.join("controller.sock");
         _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
-        let heard = Arc::new(watch::Sender::new(Heard::default()));
-        let shutdown = CancellationToken::new();
-        let service = DispatchServer::new(Service { heard: heard.clone() });
-        let server = Server::builder().add_service(service);
-        let closed = shutdown.clone();
+        let new = Self::new(Some(path), String::new());
+        let service = DispatchServer::new(Service { heard: new.heard.clone() });
+        new.serve(Server::builder().add_service(service).serve_with_incoming(UnixListenerStream::new(listener)));
+        new
+    }
+
+    /// By TLS, for the agents of its cluster.
+    pub(crate) async fn of_cluster(authority: &Arc<Authority>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let new = Self::new(None, listener.local_addr().unwrap().to_string());
+        let identity = cluster::identity(authority, Role::Controller, "c", Duration::ZERO);
+        let dispatch = DispatchServer::new(Service { heard: new.heard.clone() });
+        let enroll = EnrollServer::new(Renewals { authority: authority.clone(), heard: new.heard.clone() });
+        let connections = cluster::connections(listener, &identity, new.shutdown.clone());
+        new.serve(Server::builder().add_service(dispatch).add_service(enroll).serve_with_incoming(connections));
+        new
+    }
+
+    fn new(path: Option<PathBuf>, address: String) -> Self {
+        let heard = Heard { lease: 3 * HEARTBEAT, ..Heard::default() };
+        let heard = Arc::new(watch::Sender::new(heard));
+        Self { path, address, heard, shutdown: CancellationToken::new() }
+    }
+
+    fn serve(&self, server: impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static) {
+        let closed = self.shutdown.clone();
         tokio::spawn(async move {
             tokio::select! {
-                served = server.serve_with_incoming(UnixListenerStream::new(listener)) => served.unwrap(),
+                served = server => served.unwrap(),
                 () = closed.cancelled() => {}
             }
         });
-        Self { path, heard, shutdown }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(crate) fn url(directory: &Path) -> String {
@@ -111,12 +161,45 @@ impl Controller {
         self.heard.send_modify(|heard| heard.mute = mute);
     }
 
+    /// From now on heartbeats are heard but not answered, or are again.
+    pub(crate) fn deafen(&self, deaf: bool) {
+        self.heard.send_modify(|heard| heard.deaf = deaf);
+    }
+
+    /// What heartbeats are answered with.
+    pub(crate) fn promise(&self, lease: Duration) {
+        self.heard.send_modify(|heard| heard.lease = lease);
+    }
+
+    /// Sessions there are stay.
+    pub(crate) fn know_leader(&self, leader: Leader) {
+        self.heard.send_modify(|heard| heard.leader = leader);
+    }
+
+    /// Tells the agent, and those that renew later.
+    pub(crate) fn introduce(&self, addresses: &[&str], authorities: &[&[u8]]) {
+        let addresses: Vec<String> = addresses.iter().map(|address| (*address).to_owned()).collect();
+        let authorities = authorities.iter().map(|authority| authority.to_vec().into()).collect();
+        self.heard.send_modify(|heard| {
+            heard.controllers = addresses.clone();
+            heard.say(controller_message::Message::Controllers(wire::Controllers { addresses, authorities }));
+        });
+    }
+
     pub(crate) fn hang_up(&self) {
+        self.hang_up_with(Status::unavailable("hung up"));
+    }
+
+    pub(crate) fn hang_up_with(&self, status: Status) {
         self.heard.send_modify(|heard| {
             if let Some(outbound) = heard.outbound.take() {
-                _ = outbound.try_send(Err(Status::unavailable("hung up")));
+                _ = outbound.try_send(Err(status));
             }
         });
+    }
+
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.borrow().clone()
     }
 
     pub(crate) async fn until(&self, what: &str, reached: impl Fn(&Heard) -> bool) -> Heard {
@@ -138,7 +221,11 @@ impl Controller {
 impl Drop for Controller {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        _ = std::fs::remove_file(&self.path);
+        // Connections outlive their listener, sessions do not.
+        self.heard.send_modify(|heard| heard.outbound = None);
+        if let Some(path) = &self.path {
+            _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -162,6 +249,12 @@ impl Heard {
     }
 }
 
+pub(crate) fn elsewhere(address: &str) -> Status {
+    let mut status = Status::unavailable("this controller does not lead");
+    status.metadata_mut().insert(call::LEADER, address.parse().unwrap());
+    status
+}
+
 struct Service {
     heard: Arc<watch::Sender<Heard>>,
 }
@@ -177,6 +270,13 @@ impl Dispatch for Service {
         &self,
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let lost = request.metadata().get(call::LOST).map(|lost| lost.to_str().unwrap().to_owned());
+        self.heard.send_modify(|heard| heard.lost.push(lost));
+        let mut news = self.heard.subscribe();
+        let leader = news.wait_for(|heard| heard.leader != Leader::Unknown).await.unwrap().leader.clone();
+        if let Leader::At(address) = leader {
+            return Err(elsewhere(&address));
+        }
         let mut inbound = request.into_inner();
         let (outbound, messages) = mpsc::channel(64);
         let heard = self.heard.clone();
@@ -193,8 +293,15 @@ impl Dispatch for Service {
             while let Ok(Some(message)) = inbound.message().await {
                 heard.send_modify(|heard| match message.message.unwrap() {
                     agent_message::Message::Hello(hello) => heard.generations.push(hello.generation),
-                    agent_message::Message::Heartbeat(_) => heard.heartbeats += 1,
-                    agent_message::Message::Settled(_) => {}
+                    agent_message::Message::Heartbeat(beat) => {
+                        heard.heartbeats += 1;
+                        if !heard.deaf {
+                            let lease = heard.lease.as_micros() as u64;
+                            let ack = wire::HeartbeatAck { number: beat.number, lease };
+                            heard.say(controller_message::Message::HeartbeatAck(ack));
+                        }
+                    }
+                    agent_message::Message::Settled(settled) => heard.settled.push(settled.generation),
                     agent_message::Message::Statuses(batch) => {
                         let reports = batch.reports.into_iter().map(|report| TaskReport::try_from(report).unwrap());
                         heard.reports.extend(reports);

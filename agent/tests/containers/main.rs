@@ -6,5 +6,6 @@ mod crashes;
 mod ends;
 mod harness;
 mod inside;
+mod leases;
 mod leftovers;
 mod limits;

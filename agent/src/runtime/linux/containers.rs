@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! RUN/tasks/TASK/        config.json, the shim's records
+//! RUN/lease              until when singletons may run
 //! DATA/containers/TASK/  upper and work directory of its overlay, generated /etc files: all it can write to
 //! DATA/logs/TASK/        its log; outlives it
 //! CGROUP/PARENT/TASK     in each hierarchy
@@ -34,15 +35,19 @@ use tokio::sync::Semaphore;
 use super::{
     bundle::{self, ANNOTATION_STOP_SIGNAL, Contents, Network},
     etc,
+    lease::LeaseFile,
     limits::Cgroups,
     logs, readiness,
     record::{self, BundleDir},
-    shim::Call,
+    shim::{Call, lease},
     shim_binary::ShimBinary,
     signal, sys,
     trash::Trash,
 };
-use crate::runtime::{Ended, Exit, Observed, Phase, Probed, RuntimeError, Started};
+use crate::{
+    clock::BootTime,
+    runtime::{Ended, Exit, Observed, Phase, Probed, RuntimeError, Started},
+};
 
 /// Containers made at the same time; more would only wait for the processors and the kernel's locks.
 const START_CONCURRENCY: usize = 8;
@@ -243,7 +248,15 @@ impl Containers {
             let what = format!("limiting {}", assignment.name());
             RuntimeError { cause: Cause::Impossible { what, reason: error.to_string() }, transient: false }
         })?;
-        let call = Call::Run { bundle: bundle.0, logs: self.log_dir(task), cgroup: cgroup.0, address };
+        let lease = match assignment.spec.singleton {
+            true => Some(lease::Terms {
+                file: LeaseFile::within(&self.config.run_dir),
+                signal: stop_signal(spec)?,
+                grace: assignment.spec.stop_grace_period,
+            }),
+            false => None,
+        };
+        let call = Call::Run { bundle: bundle.0, logs: self.log_dir(task), cgroup: cgroup.0, address, lease };
         self.shim.run(&call).map(Started::from)
     }
 
@@ -282,6 +295,11 @@ impl Containers {
     pub async fn kill(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {
         let cgroup = self.cgroups.dirs(task.as_str());
         blocking(move || cgroup.kill().map_err(|error| failed("kill the container".to_owned(), error))).await
+    }
+
+    pub fn extend_lease(&self, until: BootTime) -> Result<(), RuntimeError> {
+        let file = LeaseFile::within(&self.config.run_dir);
+        file.write(until).map_err(|error| failed(format!("write the lease {}", file.0.display()), error))
     }
 
     pub async fn probe(&self, task: &TaskId, command: &[String], timeout: Duration) -> Result<Probed, RuntimeError> {

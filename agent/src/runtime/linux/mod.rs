@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod cgroup;
 pub mod containers;
 mod etc;
+pub mod lease;
 pub mod limits;
 pub mod logs;
 mod readiness;
@@ -39,6 +40,7 @@ use self::{
 };
 use super::{Ended, Observed, Phase, Prepared, Probed, Publication, Runtime, RuntimeError, Started};
 use crate::{
+    clock::BootTime,
     image::{Image, ImageError, ImageStore},
     network::{self, Attachment, Network, NetworkError},
 };
@@ -152,6 +154,10 @@ impl Runtime for LinuxRuntime {
             }
             (removed, detached) => removed.and(detached),
         }
+    }
+
+    fn extend_lease(&self, until: BootTime) -> Result<(), RuntimeError> {
+        self.containers.extend_lease(until)
     }
 
     async fn publish(&self, ports: &[Publication]) -> Result<(), RuntimeError> {

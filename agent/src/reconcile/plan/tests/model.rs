@@ -17,6 +17,8 @@ enum Event {
     Leave(usize),
     /// The controller is there, and its set is in force.
     Connect,
+    /// The node holds a lease, or no longer.
+    Lease(bool),
     Exit(usize),
     Sicken(usize),
     Acknowledge(usize),
@@ -47,6 +49,7 @@ struct Host {
     // The agent.
     set: AssignmentSet,
     authoritative: bool,
+    leased: bool,
     tasks: BTreeMap<TaskId, Local>,
     published: Option<Vec<Publication>>,
     now: u64,
@@ -56,7 +59,7 @@ impl Host {
     fn plan(&self) -> Plan {
         plan(View {
             set: Some(&self.set),
-            authoritative: self.authoritative,
+            footing: Footing { authoritative: self.authoritative, leased: self.leased },
             tasks: &self.tasks,
             published: self.published.as_deref(),
             now: at(self.now),
@@ -71,12 +74,15 @@ impl Host {
                 let stopping = self.set.tasks.get(&id(name)).is_some_and(|old| old.desired != Desired::Run);
                 let returns = !self.set.tasks.contains_key(&id(name)) && self.starts.contains_key(&id(name));
                 if !stopping && !returns {
-                    self.set.tasks.insert(id(name), assignment(name, desired.clone()));
+                    let mut wanted = assignment(name, desired.clone());
+                    Arc::make_mut(&mut wanted.spec).singleton = *task == 0;
+                    self.set.tasks.insert(id(name), wanted);
                     self.ensure(&id(name));
                 }
             }
             Event::Leave(task) => _ = self.set.tasks.remove(&id(TASKS[*task])),
             Event::Connect => self.authoritative = true,
+            Event::Lease(leased) => self.leased = *leased,
             Event::Exit(task) => self.exit(&id(TASKS[*task]), Exit::Code(1)),
             Event::Sicken(task) => self.sicken(&id(TASKS[*task])),
             Event::Acknowledge(task) => self.acknowledge(&id(TASKS[*task])),
@@ -124,6 +130,7 @@ impl Host {
         self.tasks.clear();
         self.published = None;
         self.authoritative = false;
+        self.leased = false;
         for task in self.set.tasks.keys().chain(self.containers.keys()).cloned().collect::<Vec<_>>() {
             self.ensure(&task);
         }
@@ -171,7 +178,8 @@ impl Host {
             _ => None,
         };
         match step {
-            Step::Start { .. } => {
+            Step::Start { assignment } => {
+                assert!(self.leased || !assignment.spec.singleton, "{step:?} without a lease");
                 assert!(!self.containers.contains_key(task), "{step:?} beside a container");
                 assert_eq!(self.starts.get(task), None, "{step:?} for the second time");
                 assert_eq!(self.journal.get(task), None, "{step:?} though its end is on record");
@@ -244,6 +252,7 @@ impl Host {
     /// Nothing happens any more but what the plan says.
     fn come_to_rest(&mut self) {
         self.happen(&Event::Connect);
+        self.happen(&Event::Lease(true));
         for _ in 0..1000 {
             for task in TASKS {
                 self.acknowledge(&id(task));
@@ -295,6 +304,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => task().prop_map(|task| Event::Want(task, Desired::Stop(StopReason::Updated))),
         1 => task().prop_map(Event::Leave),
         1 => Just(Event::Connect),
+        1 => any::<bool>().prop_map(Event::Lease),
         1 => task().prop_map(Event::Exit),
         1 => task().prop_map(Event::Sicken),
         2 => task().prop_map(Event::Acknowledge),
@@ -316,5 +326,6 @@ proptest! {
         host.come_to_rest();
         host.check_rest();
         prop_assert_eq!(host.plan(), Plan::default());
+        prop_assert!(is_settled(&host.set, &host.tasks));
     }
 }

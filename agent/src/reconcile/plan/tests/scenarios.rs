@@ -189,7 +189,8 @@ fn ending() -> Vec<Scenario> {
 
 fn tell(text: &mut String, scenario: &Scenario) {
     let assignment = scenario.desired.clone().map(|desired| assignment("a", desired));
-    let next = next(&id("a"), assignment.as_ref(), scenario.authoritative, &scenario.local, at(NOW));
+    let footing = Footing { authoritative: scenario.authoritative, leased: false };
+    let next = next(&id("a"), assignment.as_ref(), footing, &scenario.local, at(NOW));
     writeln!(text, "{}", scenario.title).unwrap();
     match &next.step {
         Some(Step::Settle { status, .. }) => {
@@ -247,4 +248,44 @@ fn ports_lead_to_what_is_up_and_stays() {
     assert_eq!(ports[0].backends, [(address(2), 80), (address(3), 80), (address(4), 80)]);
     assert_eq!(behind, [id("c"), id("healthy"), id("taken-back")].into());
     assert_eq!(publish(&set, &tasks, Some(&ports)), None, "published already");
+}
+
+#[test]
+fn a_singleton_waits_for_a_lease() {
+    let mut singleton = assignment("a", RUN);
+    Arc::make_mut(&mut singleton.spec).singleton = true;
+    let mut local = Local::default();
+    let step = |local: &Local, leased| {
+        let footing = Footing { authoritative: true, leased };
+        next(&id("a"), Some(&singleton), footing, local, at(NOW)).step.map(|step| step.verb())
+    };
+    assert_eq!(step(&local, false), Some(Verb::Prepare), "its image may come before");
+    prepared(&mut local);
+    assert_eq!(step(&local, false), None);
+    assert_eq!(step(&local, true), Some(Verb::Start));
+    up(&mut local);
+    assert_eq!(step(&local, false), None, "its shim ends it");
+}
+
+#[test]
+fn a_host_is_settled_once_nothing_runs_that_must_not() {
+    let settled = |desired: Option<Desired>, local: &Local| {
+        let tasks = desired.map(|desired| (id("a"), assignment("a", desired)));
+        let set = AssignmentSet { tasks: tasks.into_iter().collect(), ..AssignmentSet::default() };
+        is_settled(&set, &BTreeMap::from([(id("a"), local.clone())]))
+    };
+    let mut local = Local::default();
+    local.begin(&Step::Start { assignment: assignment("a", RUN) }, at(NOW));
+    assert!(settled(Some(RUN), &local) && !settled(None, &local), "about to run");
+    let mut local = Local::default();
+    up(&mut local);
+    assert!(settled(Some(RUN), &local));
+    assert!(!settled(Some(down()), &local) && !settled(None, &local));
+    local.phase = Some(Phase::Broken);
+    assert!(!settled(None, &local), "half made");
+    local.phase = Some(ended(Exit::Code(0)));
+    assert!(settled(Some(down()), &local) && settled(None, &local));
+    outcome(&mut local, true);
+    local.phase = Some(running());
+    assert!(!settled(Some(RUN), &local), "its end is on record");
 }

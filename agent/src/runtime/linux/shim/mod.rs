@@ -18,6 +18,7 @@
 mod container;
 mod exec;
 mod init;
+pub(crate) mod lease;
 mod log_file;
 mod privileges;
 mod rootfs;
@@ -35,6 +36,7 @@ use std::{
 
 use super::{
     cgroup::CgroupDirs,
+    lease::LeaseFile,
     record::BundleDir,
     report::{ExecReport, StartReport},
     sys,
@@ -43,8 +45,20 @@ use super::{
 /// What `roster-shim` was asked to do. Written by the agent only, so it is strict and not a user interface.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    Run { bundle: PathBuf, logs: PathBuf, cgroup: Vec<PathBuf>, address: Option<Ipv4Addr> },
-    Exec { bundle: PathBuf, cgroup: Vec<PathBuf>, timeout: Duration, command: Vec<OsString> },
+    Run {
+        bundle: PathBuf,
+        logs: PathBuf,
+        cgroup: Vec<PathBuf>,
+        address: Option<Ipv4Addr>,
+        /// Of a singleton.
+        lease: Option<lease::Terms>,
+    },
+    Exec {
+        bundle: PathBuf,
+        cgroup: Vec<PathBuf>,
+        timeout: Duration,
+        command: Vec<OsString>,
+    },
 }
 
 impl Call {
@@ -52,11 +66,16 @@ impl Call {
         let mut args: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
         match self {
-            Call::Run { bundle, logs, cgroup, address } => {
+            Call::Run { bundle, logs, cgroup, address, lease } => {
                 option("run", bundle.into());
                 option("--logs", logs.into());
                 cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
                 address.iter().for_each(|address| option("--address", address.to_string().into()));
+                if let Some(lease::Terms { file, signal, grace }) = lease {
+                    option("--lease", file.0.clone().into());
+                    option("--stop-signal", signal.to_string().into());
+                    option("--grace-ms", grace.as_millis().to_string().into());
+                }
             }
             Call::Exec { bundle, cgroup, timeout, command } => {
                 option("exec", bundle.into());
@@ -74,6 +93,7 @@ impl Call {
         let verb = args.next()?;
         let bundle = PathBuf::from(args.next()?);
         let (mut logs, mut address, mut timeout, mut cgroup) = (None, None, None, Vec::new());
+        let (mut lease, mut signal, mut grace) = (None, None, None);
         while let Some(option) = args.next() {
             if option == "--" {
                 break;
@@ -84,11 +104,20 @@ impl Call {
                 "--cgroup" => cgroup.push(PathBuf::from(value)),
                 "--address" => address = Some(value.to_str()?.parse().ok()?),
                 "--timeout-ms" => timeout = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
+                "--lease" => lease = Some(LeaseFile(value.into())),
+                "--stop-signal" => signal = Some(value.to_str()?.parse().ok()?),
+                "--grace-ms" => grace = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
                 _ => return None,
             }
         }
         match verb.to_str()? {
-            "run" => Some(Call::Run { bundle, logs: logs?, cgroup, address }),
+            "run" => {
+                let lease = match lease {
+                    Some(file) => Some(lease::Terms { file, signal: signal?, grace: grace? }),
+                    None => None,
+                };
+                Some(Call::Run { bundle, logs: logs?, cgroup, address, lease })
+            }
             "exec" => Some(Call::Exec { bundle, cgroup, timeout: timeout?, command: args.collect() }),
             _ => None,
         }
@@ -102,8 +131,8 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match call {
-        Call::Run { bundle, logs, cgroup, address } => {
-            run::run(&BundleDir(bundle), &logs, &CgroupDirs(cgroup), address).inspect_err(|error| {
+        Call::Run { bundle, logs, cgroup, address, lease } => {
+            run::run(&BundleDir(bundle), &logs, &CgroupDirs(cgroup), address, lease).inspect_err(|error| {
                 report(&StartReport::Failed(error.clone()));
             })
         }
@@ -134,13 +163,18 @@ mod tests {
 
     #[test]
     fn calls_come_back_as_written() {
-        let run = Call::Run {
-            bundle: "/run/t".into(),
-            logs: "/log/t".into(),
-            cgroup: vec!["/c/1".into(), "/c/2".into()],
-            address: Some(Ipv4Addr::new(10, 0, 0, 2)),
-        };
-        assert_eq!(Call::parse(run.to_args()), Some(run));
+        let terms =
+            lease::Terms { file: LeaseFile("/run/lease".into()), signal: 15, grace: Duration::from_millis(2500) };
+        for lease in [None, Some(terms)] {
+            let run = Call::Run {
+                bundle: "/run/t".into(),
+                logs: "/log/t".into(),
+                cgroup: vec!["/c/1".into(), "/c/2".into()],
+                address: Some(Ipv4Addr::new(10, 0, 0, 2)),
+                lease,
+            };
+            assert_eq!(Call::parse(run.to_args()), Some(run));
+        }
         let exec = Call::Exec {
             bundle: "/run/t".into(),
             cgroup: vec!["/c/1".into()],

@@ -14,7 +14,12 @@ use nix::{
 };
 use roster_proto::report::LogStream;
 
-use super::{container, log_file::LogFile, report, sys};
+use super::{
+    container,
+    lease::{Guard, Terms},
+    log_file::LogFile,
+    report, sys,
+};
 use crate::runtime::{
     Ended, Exit,
     linux::{
@@ -43,6 +48,7 @@ pub(super) fn run(
     logs: &Path,
     cgroup: &CgroupDirs,
     address: Option<Ipv4Addr>,
+    lease: Option<Terms>,
 ) -> Result<(), StartError> {
     sys::set_process_name(c"roster-shim").step(|| "name the shim".to_owned())?;
     nix::unistd::setsid().step(|| "begin a session".to_owned())?;
@@ -54,6 +60,7 @@ pub(super) fn run(
         }
         _ => {}
     }
+    let mut guard = lease.map(Guard::begin).transpose()?;
     let (child, pidfd, streams, log) = fork_container(bundle, logs, cgroup)?;
     let init = Identity::of(child).step(|| "look at the container's first process".to_owned())?;
     let shim = Identity::of(std::process::id()).step(|| "look at the shim's own process".to_owned())?;
@@ -63,9 +70,12 @@ pub(super) fn run(
     close_report().step(|| "open /dev/null".to_owned())?;
 
     // From here on nobody listens; what fails ends the shim and with it the container, which the agent then calls lost.
-    let status = supervise(log, &pidfd, &streams).step(|| "watch the container".to_owned())?;
+    let status = supervise(log, &pidfd, &streams, guard.as_mut()).step(|| "watch the container".to_owned())?;
     let told = read_to_end(streams.ended).step(|| "read how the program ended".to_owned())?;
-    let how = verdict(sys::WaitStatus::from_bytes(&told).unwrap_or(status), cgroup);
+    let how = match guard {
+        Some(guard) if guard.is_lost() => Exit::LeaseLost,
+        _ => verdict(sys::WaitStatus::from_bytes(&told).unwrap_or(status), cgroup),
+    };
     // The agent waits for this process to end, so nothing comes after it: the cgroup is the agent's to remove.
     bundle.write_ended(&Ended { how, at: record::now() }).step(|| "record that the container ended".to_owned())
 }
@@ -117,7 +127,12 @@ fn close_report() -> io::Result<()> {
 }
 
 /// Writes the log until the container's first process has ended and all it wrote is read.
-fn supervise(mut log: LogFile, pidfd: &OwnedFd, streams: &Streams) -> io::Result<sys::WaitStatus> {
+fn supervise(
+    mut log: LogFile,
+    pidfd: &OwnedFd,
+    streams: &Streams,
+    mut guard: Option<&mut Guard>,
+) -> io::Result<sys::WaitStatus> {
     let mut open = [true, true];
     let mut buffer = vec![0; READ_SIZE];
     for fd in [&streams.out, &streams.err] {
@@ -133,17 +148,23 @@ fn supervise(mut log: LogFile, pidfd: &OwnedFd, streams: &Streams) -> io::Result
                 .filter(|(_, open)| *open)
                 .map(|((_, fd), _)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
         );
+        polled.extend(guard.iter().map(|guard| PollFd::new(guard.timer(), PollFlags::POLLIN)));
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let ended = polled[0].any().unwrap_or(false);
+        let due = guard.is_some() && polled.last().is_some_and(|timer| timer.any().unwrap_or(false));
+        drop(polled);
         for (index, (stream, fd)) in sources.iter().enumerate() {
             open[index] = open[index] && copy(&mut log, *stream, fd, &mut buffer)? != Copied::End;
         }
         if ended {
             // Its pid namespace is empty before it can be waited for: nothing more will be written.
             break sys::wait(pidfd)?;
+        }
+        if let Some(guard) = guard.as_deref_mut().filter(|_| due) {
+            guard.act(pidfd)?;
         }
     };
     for (stream, fd) in sources {
