@@ -13,21 +13,23 @@ use std::{
 };
 
 use ::raft::{
-    Config, RawNode, ReadState, SnapshotStatus, StateRole,
-    eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType, SnapshotMetadata},
+    Config, RawNode, SnapshotStatus, StateRole,
+    eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType},
 };
-use bytes::Bytes;
 use roster_proto::id::{PeerId, Version};
 use tokio::sync::{oneshot, watch};
 
+pub(super) use super::snapshots::SnapshotPolicy;
 use super::{
     Machine,
+    chance::{election_timeout, mix},
     disk::Disk,
-    error::{End, Fault, MembersError, ProposeError, ReadError, Undecodable},
+    error::{End, Fault, MembersError, ProposeError},
     log::Log,
     logger,
-    reads::{ReadAnswer, Reads},
+    reads::Reads,
     reconfigure::Reconfiguration,
+    snapshots::Received,
     status::RaftStatus,
     store::Leadership,
     transport::{EncodedMachine, Transport},
@@ -42,22 +44,13 @@ const MESSAGE_BYTES: u64 = 1 << 20;
 const INFLIGHT_MESSAGES: usize = 64;
 /// What may be logged and not yet committed; proposing is bounded well below, but callers may give up waiting.
 const UNCOMMITTED_BYTES: u64 = 64 << 20;
-/// How long a snapshot that a peer was sent is kept for it while nothing is heard of that peer.
-const OFFER_TICKS: u64 = 200;
 
 pub(super) type Answer<M> = oneshot::Sender<Result<(Version, <M as Machine>::Output), ProposeError>>;
 
-/// When to take a snapshot: whichever comes first since the last.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SnapshotPolicy {
-    pub(super) entries: u64,
-    pub(super) bytes: usize,
-}
-
 pub(super) struct Driver<M: Machine, D: Disk> {
     pub(super) node: RawNode<Log<D>>,
-    transport: Box<dyn Transport>,
-    machine: M,
+    pub(super) transport: Box<dyn Transport>,
+    pub(super) machine: M,
     pub(super) applied: u64,
     /// The members as of `applied`.
     pub(super) conf: ConfState,
@@ -67,7 +60,7 @@ pub(super) struct Driver<M: Machine, D: Disk> {
     waiting: BTreeMap<u64, Answer<M>>,
     /// The term of that leadership.
     leading_term: u64,
-    reads: Reads<M>,
+    pub(super) reads: Reads<M>,
     pub(super) reconfiguration: Reconfiguration,
     next_id: u64,
     seed: u64,
@@ -81,31 +74,13 @@ pub(super) struct Driver<M: Machine, D: Disk> {
     leadership: watch::Sender<Leadership>,
     pub(super) status: watch::Sender<RaftStatus>,
     pub(super) status_due: bool,
-    policy: SnapshotPolicy,
+    pub(super) policy: SnapshotPolicy,
     /// The members as of the snapshot that is being encoded.
-    encoding: Option<ConfState>,
+    pub(super) encoding: Option<ConfState>,
     /// The last snapshot that a peer was sent.
-    offer: Option<(u64, Arc<EncodedMachine>)>,
+    pub(super) offer: Option<(u64, Arc<EncodedMachine>)>,
     /// The data of the snapshot that raft was given last.
-    received: Option<Received<M>>,
-}
-
-/// A machine to be encoded, off the driver's thread, and given back by [`Driver::store_snapshot`].
-pub(super) struct SnapshotWork<M> {
-    pub(super) index: u64,
-    pub(super) machine: M,
-}
-
-/// A snapshot of another peer.
-pub(super) struct Received<M> {
-    pub(super) bytes: Bytes,
-    pub(super) machine: M,
-}
-
-impl<M: Machine> Received<M> {
-    pub(super) fn decode(bytes: Bytes) -> Result<Self, Undecodable> {
-        Ok(Self { machine: M::decode(&bytes)?, bytes })
-    }
+    pub(super) received: Option<Received<M>>,
 }
 
 impl<M: Machine, D: Disk> Driver<M, D> {
@@ -245,7 +220,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         self.give(message)
     }
 
-    fn give(&mut self, message: Message) -> Result<(), Fault> {
+    pub(super) fn give(&mut self, message: Message) -> Result<(), Fault> {
         let from = message.from;
         if super::storage::contains(&self.conf, from) {
             self.heard.insert(from, self.now);
@@ -257,20 +232,6 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             Err(error) => tracing::debug!(from, %error, "a peer's message is dropped"),
         }
         self.after_input();
-        Ok(())
-    }
-
-    /// A MsgSnapshot whose machine is decoded already. On return it is in force, unless raft had no use for it.
-    pub(super) fn receive_snapshot(&mut self, message: Message, received: Received<M>) -> Result<(), Fault> {
-        if message.get_msg_type() != MessageType::MsgSnapshot || message.to != self.id() {
-            return Ok(());
-        }
-        // One given before is dealt with before its data goes.
-        self.settle()?;
-        self.received = Some(received);
-        self.give(message)?;
-        self.settle()?;
-        self.received = None;
         Ok(())
     }
 
@@ -296,14 +257,6 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         let context = id.to_be_bytes().to_vec().into();
         self.proposed.push(Entry { data: command.into(), context, ..Entry::default() });
         self.waiting.insert(id, answer);
-    }
-
-    /// Answers with a machine that holds everything that was acknowledged, by any peer, before now.
-    pub(super) fn read_index(&mut self, answer: ReadAnswer<M>) {
-        if !self.needs_ticks() && !self.is_leader() {
-            return send(answer, Err(ReadError::NoLeader));
-        }
-        self.reads.queue(answer, self.now);
     }
 
     /// Deals with everything raft has ready; a snapshot that is being stored goes along. When nothing is ready, that
@@ -348,19 +301,6 @@ impl<M: Machine, D: Disk> Driver<M, D> {
                 Ok(())
             }
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Begins a round of ReadIndex when one is due and raft would not drop it.
-    fn ask_reads(&mut self) {
-        let answers = match self.leader() {
-            None => false,
-            Some(_) => !self.is_leader() || self.node.raft.commit_to_current_term(),
-        };
-        if answers && self.reads.wants_round(self.now) {
-            let id = self.mint_id();
-            self.reads.begin_round(id, self.now);
-            self.node.read_index([self.id().to_be_bytes(), id.to_be_bytes()].concat());
         }
     }
 
@@ -417,27 +357,6 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         Ok(())
     }
 
-    /// Replaces log and machine by the snapshot that raft has just been given.
-    fn install(&mut self, metadata: SnapshotMetadata, hard_state: Option<&HardState>) -> Result<(), Fault> {
-        let index = metadata.index;
-        let Some(Received { bytes, machine }) = self.received.take() else {
-            return Err(Fault::Undecodable {
-                index,
-                source: Undecodable::new("raft kept a snapshot without its data"),
-            });
-        };
-        let head = self.node.store().head();
-        let (term, vote) = hard_state.map_or((head.term, head.vote), |hs| (hs.term, hs.vote));
-        self.conf = metadata.get_conf_state().clone();
-        self.node.mut_store().install(metadata, bytes, term, vote)?;
-        self.machine = machine;
-        self.applied = index;
-        self.offer_current();
-        self.published.send_replace(Arc::new(self.machine.clone()));
-        self.status_due = true;
-        Ok(())
-    }
-
     /// Applies a batch, publishes the state once, and answers whoever proposed its commands.
     fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Fault> {
         if entries.is_empty() {
@@ -476,20 +395,12 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         Ok(())
     }
 
-    fn confirm_reads(&mut self, states: &[ReadState]) {
-        for ReadState { index, request_ctx } in states {
-            if let Some(id) = request_ctx.last_chunk() {
-                self.reads.confirm(u64::from_be_bytes(*id), *index);
-            }
-        }
-    }
-
     /// What follows from whatever raft was just given.
     fn after_input(&mut self) {
         let raft = &mut self.node.raft;
-        // Raft draws a new timeout at each change of role; the seed's takes its place.
-        let draw = mix(self.seed ^ mix(raft.term) ^ raft.id);
-        raft.set_randomized_election_timeout(ELECTION_TICKS + (draw % ELECTION_TICKS as u64) as usize);
+        // Raft draws a new one at each change of role.
+        let timeout = election_timeout(&self.conf, raft.id, raft.term, self.seed);
+        raft.set_randomized_election_timeout(timeout);
         if !self.is_leader() || self.node.raft.term != self.leading_term {
             let leader = self.leader();
             self.proposed.clear();
@@ -543,35 +454,6 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         self.reconfiguration.end(end);
     }
 
-    /// The machine to encode, when it is time for a snapshot. One at a time. A large machine is encoded less often.
-    pub(super) fn snapshot_due(&mut self) -> Option<SnapshotWork<M>> {
-        let log = self.node.store();
-        let entries = self.applied - log.snapshot_index();
-        let bytes = self.policy.bytes.max(log.snapshot_size());
-        let due = entries >= self.policy.entries || (entries > 0 && log.size() >= bytes);
-        if !due || self.encoding.is_some() || log.is_writing_snapshot() {
-            return None;
-        }
-        self.encoding = Some(self.conf.clone());
-        Some(SnapshotWork { index: self.applied, machine: self.machine.clone() })
-    }
-
-    /// Takes the encoded machine back; the next writes store it.
-    pub(super) fn store_snapshot(&mut self, index: u64, machine: Vec<u8>) {
-        let conf = self.encoding.take().expect("only what was due is given back");
-        self.node.mut_store().take_snapshot(index, conf, machine);
-    }
-
-    /// Lets raft send the machine as it is now.
-    fn offer_current(&mut self) {
-        let (applied, conf) = (self.applied, self.conf.clone());
-        let log = self.node.mut_store();
-        let mut metadata = SnapshotMetadata { index: applied, ..SnapshotMetadata::default() };
-        metadata.set_conf_state(conf);
-        metadata.term = ::raft::Storage::term(log, applied).expect("what is applied is in the log");
-        log.offers.current = Some(metadata);
-    }
-
     fn send(&mut self, messages: Vec<Message>) {
         if messages.is_empty() {
             return;
@@ -586,37 +468,6 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             self.transport.send_snapshot(message, machine);
         }
     }
-
-    /// The machine of a snapshot that raft sends: the one that was sent before, or the present one.
-    fn offered(&mut self, metadata: &SnapshotMetadata) -> Arc<EncodedMachine> {
-        match &self.offer {
-            Some((index, machine)) if *index == metadata.index => machine.clone(),
-            _ => {
-                assert_eq!(metadata.index, self.applied, "raft is offered the machine as it is");
-                let machine = self.machine.clone();
-                let machine = Arc::new(EncodedMachine::new(move || machine.encode()));
-                self.offer = Some((metadata.index, machine.clone()));
-                self.node.mut_store().offers.sent = Some(metadata.clone());
-                machine
-            }
-        }
-    }
-
-    /// Nobody needs the snapshot any more whom the log itself serves.
-    fn drop_offer_when_idle(&mut self) {
-        if self.offer.is_none() {
-            return;
-        }
-        let reach = self.node.store().tail.before().0;
-        let needs_it = |(peer, progress): (&u64, &::raft::Progress)| {
-            let heard = self.heard.get(peer).is_some_and(|heard| self.now - heard < OFFER_TICKS);
-            *peer != self.id() && progress.matched < reach && heard
-        };
-        if !self.is_leader() || !self.node.raft.prs().iter().any(needs_it) {
-            self.offer = None;
-            self.node.mut_store().offers.sent = None;
-        }
-    }
 }
 
 /// A proposal's.
@@ -627,12 +478,4 @@ fn id_of(entry: &Entry) -> Option<u64> {
 /// Whoever asked may have gone.
 pub(super) fn send<T>(answer: oneshot::Sender<T>, value: T) {
     drop(answer.send(value));
-}
-
-/// splitmix64: the same bits for the same seed, and no likeness between those of two seeds.
-fn mix(seed: u64) -> u64 {
-    let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }

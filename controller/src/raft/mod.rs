@@ -27,6 +27,7 @@
 //! Deliberately absent: the network (the transport's), names and addresses of peers, and who ought to be a member when:
 //! all of that is the state's and its users'. Proposals are not forwarded: a follower names its leader.
 
+mod chance;
 mod checkpoint;
 mod disk;
 mod driver;
@@ -41,6 +42,7 @@ mod reconfigure;
 mod record;
 mod serve;
 mod sled_disk;
+mod snapshots;
 mod status;
 mod storage;
 mod store;

@@ -13,11 +13,12 @@ use roster_proto::id::{PeerId, Version};
 use super::{
     Machine,
     disk::{Disk, ReadError},
-    driver::{Driver, SnapshotPolicy},
+    driver::Driver,
     error::{DiskError, Fault, OpenError},
     log::{Beginning, Found, Log},
     record::FORMAT,
     sled_disk::{Pace, SledDisk},
+    snapshots::SnapshotPolicy,
     transport::Transport,
 };
 

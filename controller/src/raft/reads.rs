@@ -4,13 +4,20 @@
 //! applied that much may read. Readers that come while a round is under way share the next. A round whose answer is
 //! overdue is followed by another, for any message may be lost; its answer, if it still comes, counts.
 //!
-//! Pure but for the answers: the driver asks raft and gives the time, in ticks.
+//! [`Reads`] is pure but for the answers: the driver, whose part in this is here too, asks raft and gives the time, in
+//! ticks.
 
 use std::{collections::VecDeque, sync::Arc};
 
+use ::raft::ReadState;
 use tokio::sync::oneshot;
 
-use super::error::ReadError;
+use super::{
+    Machine,
+    disk::Disk,
+    driver::{Driver, send},
+    error::ReadError,
+};
 
 pub(super) type ReadAnswer<M> = oneshot::Sender<Result<Arc<M>, ReadError>>;
 
@@ -103,6 +110,37 @@ impl<M> Reads<M> {
         let confirmed = confirmed.into_iter().flat_map(|(_, readers)| readers);
         for Reader { answer, .. } in rounds.chain(confirmed).chain(queued) {
             drop(answer.send(Err(error.clone())));
+        }
+    }
+}
+
+impl<M: Machine, D: Disk> Driver<M, D> {
+    /// Answers with a machine that holds everything that was acknowledged, by any peer, before now.
+    pub(super) fn read_index(&mut self, answer: ReadAnswer<M>) {
+        if !self.needs_ticks() && !self.is_leader() {
+            return send(answer, Err(ReadError::NoLeader));
+        }
+        self.reads.queue(answer, self.now);
+    }
+
+    /// Begins a round of ReadIndex when one is due and raft would not drop it.
+    pub(super) fn ask_reads(&mut self) {
+        let answers = match self.leader() {
+            None => false,
+            Some(_) => !self.is_leader() || self.node.raft.commit_to_current_term(),
+        };
+        if answers && self.reads.wants_round(self.now) {
+            let id = self.mint_id();
+            self.reads.begin_round(id, self.now);
+            self.node.read_index([self.id().to_be_bytes(), id.to_be_bytes()].concat());
+        }
+    }
+
+    pub(super) fn confirm_reads(&mut self, states: &[ReadState]) {
+        for ReadState { index, request_ctx } in states {
+            if let Some(id) = request_ctx.last_chunk() {
+                self.reads.confirm(u64::from_be_bytes(*id), *index);
+            }
         }
     }
 }

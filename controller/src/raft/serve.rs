@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Machine, Message,
     disk::Disk,
-    driver::{Answer, Driver, Received, SnapshotWork},
+    driver::{Answer, Driver},
     error::{End, Fault},
     members::MemberChange,
     reads::ReadAnswer,
     reconfigure::MembersAnswer,
+    snapshots::{Received, SnapshotWork},
 };
 use roster_proto::id::PeerId;
 

@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     MAX_COMMAND_BYTES, Machine, Message,
     disk::Disk,
-    driver::{Driver, Received},
+    driver::Driver,
     error::{End, Fault, MembersError, OpenError, ProposeError, ReadError, StepError, Undecodable},
     members::MemberChange,
     open::{StoreConfig, open_driver},
     serve::{Arrival, QUEUED_MESSAGES, QUEUED_REQUESTS, Queues, Request, run},
+    snapshots::Received,
     status::RaftStatus,
     transport::Transport,
 };

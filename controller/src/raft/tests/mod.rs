@@ -7,6 +7,7 @@ mod peers;
 mod power_cut;
 mod sim_disk;
 mod store;
+mod stores;
 
 use roster_proto::id::Version;
 
