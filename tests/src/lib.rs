@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod dice;
 pub mod drive;
 pub mod lab;
 pub mod leftovers;

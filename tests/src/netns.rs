@@ -77,6 +77,11 @@ impl Netns {
         command
     }
 
+    /// Moves the calling thread inside for good.
+    pub fn enter(&self) -> io::Result<()> {
+        setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+    }
+
     /// Whether a process is in it. One that has ended is nowhere.
     pub fn holds(&self, pid: u32) -> bool {
         let theirs = fs::metadata(format!("/proc/{pid}/ns/net"));

@@ -10,6 +10,7 @@ use nix::{
 };
 use roster_tests::{
     cluster::Cluster,
+    dice::Dice,
     drive::{Drive, is_running, pid},
     wait,
 };
@@ -21,18 +22,6 @@ const REPLICAS: usize = 6;
 const SPEC: &str = "name: chaos\nservices:\n  s:\n    image: roster-hello\n    init: true\n    \
     command: sleep inf\n    stop_grace_period: 1s\n    deploy: {replicas: 6, restart_policy: {delay: 0s}}\n";
 
-/// A small generator: the order of faults must be repeatable, not good randomness (xorshift, Marsaglia 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % sides as u64).expect("less than sides")
-    }
-}
-
 #[derive(Debug, PartialEq)]
 enum Fault {
     Container,
@@ -43,9 +32,7 @@ enum Fault {
 
 #[test]
 fn fifty_rounds_of_kill_nine() {
-    let seed: u64 = std::env::var("ROSTER_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed);
-    eprintln!("seed {seed} (ROSTER_CHAOS_SEED repeats a run)");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::seeded(0x5eed);
     let mut cluster = Cluster::start();
     cluster.apply(SPEC);
     for round in 0..ROUNDS {

@@ -3,10 +3,17 @@
 //! What runs is counted from the kernel's process list, never from anybody's store. Absolute times drift with the
 //! machine; the ratio to a peer of the same run is what to compare.
 
+pub mod agents;
+pub mod clusters;
+pub mod etcd;
+pub mod failover;
 pub mod report;
 pub mod roster;
 pub mod swarm;
+pub mod swarms;
 pub mod weight;
+pub mod wire;
+pub mod writes;
 
 use std::{
     collections::BTreeSet,

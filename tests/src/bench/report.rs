@@ -10,7 +10,7 @@ pub enum Aim {
     AtMost(f64),
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Row {
     pub bench: &'static str,
     pub metric: &'static str,
@@ -51,6 +51,24 @@ impl Row {
             met,
         }
     }
+
+    /// For a metric of which more is better, to be so many times the peer's.
+    pub fn more(
+        bench: &'static str,
+        metric: &'static str,
+        measured: (f64, &'static str),
+        peer: Option<(&'static str, f64)>,
+        times: f64,
+    ) -> Self {
+        let ratio = peer.map(|(_, peer_value)| measured.0 / peer_value);
+        let met = ratio.map(|ratio| ratio >= times);
+        Self { ratio, met, ..Self::new(bench, metric, measured, peer, Aim::Times(times)) }
+    }
+
+    /// The same beside a peer's value; whether an absolute aim is met does not change.
+    pub fn beside(&self, peer: &'static str, value: f64) -> Self {
+        Self { peer: Some(peer), peer_value: Some(value), ratio: Some(value / self.value), ..self.clone() }
+    }
 }
 
 pub fn print(rows: &[Row], json: bool) {
@@ -61,13 +79,13 @@ pub fn print(rows: &[Row], json: bool) {
         return;
     }
     println!(
-        "{:<8} {:<34} {:>10} {:<3} {:>7} {:>10} {:>7}  {:<10} MET",
+        "{:<8} {:<44} {:>10} {:<3} {:>7} {:>10} {:>7}  {:<10} MET",
         "BENCH", "METRIC", "VALUE", "", "PEER", "VALUE", "RATIO", "AIM"
     );
     for row in rows {
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
         println!(
-            "{:<8} {:<34} {:>10.2} {:<3} {:>7} {:>10} {:>7}  {:<10} {}",
+            "{:<8} {:<44} {:>10.2} {:<3} {:>7} {:>10} {:>7}  {:<10} {}",
             row.bench,
             row.metric,
             row.value,

@@ -5,6 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::Parser;
 use roster_tests::{
     bench::{
+        clusters, etcd,
         report::{Aim, Row, print},
         roster,
         swarm::{self, Swarm},
@@ -14,7 +15,9 @@ use roster_tests::{
     drive::Drive,
 };
 
-const BENCHES: [&str; 5] = ["apply", "scale", "restart", "health", "weight"];
+const BENCHES: [&str; 9] = ["apply", "scale", "restart", "health", "weight", "failover", "cut", "writes", "agents"];
+/// The first so many need one host only.
+const ON_ONE_HOST: usize = 5;
 /// The peer gets one where it takes seconds.
 const ROUNDS: usize = 5;
 const ONE_ROUNDS: usize = 7;
@@ -23,7 +26,7 @@ const RESTARTS: usize = 20;
 /// Roster's benchmarks, beside Docker Swarm where dockerd is installed
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// apply, scale, restart, health or weight [default: all]
+    /// Which of them [default: all]
     #[arg(value_parser = BENCHES)]
     names: Vec<String>,
     /// One JSON object a line
@@ -46,21 +49,41 @@ fn main() -> ExitCode {
 }
 
 fn bench(arguments: &Arguments) -> Result<(), String> {
-    let peer = if arguments.no_peers {
-        None
-    } else if swarm::is_installed() {
-        Some(Swarm::start()?)
-    } else {
-        eprintln!("bench: dockerd is not installed, so there is nothing to compare with (deploy/bench --peers)");
-        None
+    if !arguments.no_peers {
+        for (name, is_there) in [("dockerd", swarm::is_installed()), ("etcd", etcd::is_installed())] {
+            if !is_there {
+                eprintln!("bench: {name} is not installed, so it is not compared with (deploy/bench --peers)");
+            }
+        }
+    }
+    let (on_one_host, of_clusters) = BENCHES.split_at(ON_ONE_HOST);
+    let wanted = |names: &[&'static str]| -> Vec<&'static str> {
+        let wanted = |name: &&'static str| arguments.names.is_empty() || arguments.names.iter().any(|n| n == name);
+        names.iter().copied().filter(wanted).collect()
     };
+    if !wanted(on_one_host).is_empty() {
+        on_host(&wanted(on_one_host), arguments)?;
+    }
+    for name in wanted(of_clusters) {
+        eprintln!("bench: {name}");
+        let rows = match name {
+            "failover" => clusters::failover(!arguments.no_peers)?,
+            "cut" => clusters::cut(!arguments.no_peers)?,
+            "writes" => clusters::writes(!arguments.no_peers)?,
+            _ => clusters::agents()?,
+        };
+        print(&rows, arguments.json);
+    }
+    Ok(())
+}
+
+fn on_host(names: &[&str], arguments: &Arguments) -> Result<(), String> {
+    let peer = if arguments.no_peers || !swarm::is_installed() { None } else { Some(Swarm::start()?) };
     let cluster = Cluster::start();
     let mut rows = Vec::new();
-    for name in BENCHES {
-        if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == name) {
-            eprintln!("bench: {name}");
-            rows.extend(one(name, &cluster, peer.as_ref())?);
-        }
+    for name in names {
+        eprintln!("bench: {name}");
+        rows.extend(one(name, &cluster, peer.as_ref())?);
     }
     // First what was measured: taking everything down may fail.
     print(&rows, arguments.json);

@@ -13,13 +13,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 impl Lab {
     /// Every host on, in one cluster, and Ready. What is so already stays as it is.
     pub fn up(&self, mut say: impl FnMut(&str)) -> Result<()> {
+        self.found(&mut say)?;
+        self.join_agents(&mut say)
+    }
+
+    /// Every host on, and the controllers in one cluster.
+    pub fn found(&self, mut say: impl FnMut(&str)) -> Result<()> {
         for host in &self.hosts {
             self.switch_on(host)?;
         }
         for host in self.controllers() {
             self.start_daemon(host, Daemon::Controller)?;
         }
-        let first = self.hosts.first().ok_or(Error::Size)?;
+        let first = self.first()?;
         if !self.is_member(first)? {
             say(&format!("{}: rctl cluster init", first.name));
             self.until(&format!("the controller of {} to answer", first.name), || {
@@ -35,6 +41,11 @@ impl Lab {
                 })?;
             }
         }
+        Ok(())
+    }
+
+    fn join_agents(&self, mut say: impl FnMut(&str)) -> Result<()> {
+        let first = self.first()?;
         for host in &self.hosts {
             if !host.agent_data().join("identity").exists() {
                 say(&format!("{}: rctl cluster join TOKEN --agent", host.name));
@@ -45,6 +56,10 @@ impl Lab {
         }
         say("waiting until every host is Ready");
         self.until("every host to be Ready", || self.all_ready(first))
+    }
+
+    fn first(&self) -> Result<&Host> {
+        self.hosts.first().ok_or(Error::Size)
     }
 
     /// `rctl` on a host, which must succeed.

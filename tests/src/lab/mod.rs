@@ -63,8 +63,8 @@ pub enum Error {
     Off(String),
     #[error("a lab has 1 to {MOST_HOSTS} hosts, and 1 to 7 of them, an odd number, have a controller")]
     Size,
-    #[error("lab {name:?} has {hosts} hosts already: deploy/lab down, then up again with another number")]
-    OtherSize { name: String, hosts: usize },
+    #[error("lab {name:?} has {hosts} hosts, {controllers} of them with a controller: it can grow, but not shrink")]
+    Smaller { name: String, hosts: u8, controllers: u8 },
     #[error("the name of a lab is 1 to 16 small letters, digits and '-', beginning with a letter; {0:?} is not")]
     Name(String),
     #[error("waited too long for {0}")]
@@ -161,12 +161,15 @@ impl Place {
 }
 
 impl Lab {
-    /// The hosts, switched off; or those of the lab that is there already, as they are.
+    /// The hosts, switched off; those of a lab that is there already stay as they are.
     pub fn create(place: Place, size: Size) -> Result<Self> {
         match Self::open(place.clone()) {
-            Ok(lab) if lab.size == size => return Ok(lab),
-            Ok(lab) => return Err(Error::OtherSize { name: place.name, hosts: lab.hosts.len() }),
-            Err(Error::NoLab(_)) => {}
+            Ok(Self { size: Size { hosts, controllers }, .. })
+                if hosts > size.hosts || controllers > size.controllers =>
+            {
+                return Err(Error::Smaller { name: place.name, hosts, controllers });
+            }
+            Ok(_) | Err(Error::NoLab(_)) => {}
             Err(error) => return Err(error),
         }
         fs::create_dir_all(&place.data).map_err(Error::io("make", &place.data))?;

@@ -7,7 +7,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use nix::sys::signal::Signal;
@@ -27,6 +30,7 @@ const SHARED_MEMORY: &str = "/dev/shm";
 const LOG_LINES: usize = 60;
 
 static TRIALS: AtomicU32 = AtomicU32::new(0);
+static TURN: Mutex<()> = Mutex::new(());
 
 #[derive(Debug)]
 pub struct Trial {
@@ -34,6 +38,8 @@ pub struct Trial {
     /// Removed when they are dropped, after the lab.
     folders: [TempDir; 2],
     is_down: bool,
+    /// Dropped last, when nothing runs any more.
+    turn: Option<MutexGuard<'static, ()>>,
 }
 
 /// One host's own view: `rctl` there, by the controller of that host alone.
@@ -60,20 +66,46 @@ impl Trial {
         };
         let size = Size::new(hosts, controllers).unwrap_or_else(|error| panic!("{error}"));
         let lab = Lab::create(place, size).unwrap_or_else(|error| panic!("{error}"));
-        let trial = Self { lab, folders, is_down: false };
+        let trial = Self { lab, folders, is_down: false, turn: None };
         for host in &trial.lab.hosts {
             trial.done(trial.lab.switch_on(host));
         }
         trial
     }
 
-    /// A cluster of Ready hosts that all have the example image.
+    /// A cluster of Ready hosts that all have the example image. One at a time in a process: two would take each
+    /// other's processor time, and hosts count as dead after seconds.
     #[track_caller]
     pub fn up(hosts: u8, controllers: u8) -> Self {
-        let trial = Self::hosts(hosts, controllers);
-        trial.done(trial.lab.up(|what| eprintln!("lab: {what}")));
-        trial.load_image();
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trial = Self::hosts(hosts, controllers);
+        trial.turn = Some(turn);
+        trial.found();
         trial
+    }
+
+    /// A cluster of controllers alone.
+    #[track_caller]
+    pub fn without_agents(hosts: u8, controllers: u8) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trial = Self::hosts(hosts, controllers);
+        trial.turn = Some(turn);
+        trial.done(trial.lab.found(|what| eprintln!("lab: {what}")));
+        trial
+    }
+
+    /// More hosts, or more of them with a controller.
+    #[track_caller]
+    pub fn grow(&mut self, hosts: u8, controllers: u8) {
+        let size = self.done(Size::new(hosts, controllers));
+        self.lab = self.done(Lab::create(self.lab.place.clone(), size));
+        self.found();
+    }
+
+    #[track_caller]
+    fn found(&self) {
+        self.done(self.lab.up(|what| eprintln!("lab: {what}")));
+        self.load_image();
     }
 
     #[track_caller]

@@ -1,0 +1,116 @@
+//! The benchmarks of whole clusters: each system in a lab of its own, one after the other, on the same disk.
+
+use super::{
+    agents,
+    etcd::{self, Etcd},
+    failover::{self, Rounds},
+    report::{Aim, Row},
+    swarm,
+    swarms::Swarms,
+    wire::Load,
+    writes,
+};
+use crate::lab::trial::Trial;
+
+const KILLS: usize = 20;
+const CUTS: usize = 5;
+/// The peers take long to come back.
+const PEER_ROUNDS: usize = 5;
+const CONTROLLERS: u8 = 3;
+const HOSTS: u8 = 5;
+const REPLICAS: usize = 20;
+
+/// From SIGKILL of the leader to the next acknowledged change.
+pub fn failover(with_peers: bool) -> Result<Vec<Row>, String> {
+    let ours = in_lab(CONTROLLERS, Trial::up, |trial| failover::roster(trial, KILLS))?;
+    let mut rows = vec![
+        Row::new("failover", "leader's SIGKILL to next write, median", (ours.median()?, "s"), None, Aim::AtMost(1.0)),
+        Row::new("failover", "the same, longest of 20", (ours.most(), "s"), None, Aim::AtMost(2.0)),
+    ];
+    let mut beside = |name: &'static str, theirs: &Rounds| -> Result<(), String> {
+        for (row, value) in [(0, theirs.median()?), (1, theirs.most())] {
+            let row = rows[row].beside(name, value);
+            rows.push(row);
+        }
+        Ok(())
+    };
+    if with_peers && swarm::is_installed() {
+        let theirs =
+            in_lab(CONTROLLERS, Trial::hosts, |trial| failover::swarm(&mut Swarms::start(trial)?, PEER_ROUNDS))?;
+        beside("swarm", &theirs)?;
+    }
+    if with_peers && etcd::is_installed() {
+        let theirs = in_lab(CONTROLLERS, Trial::hosts, |trial| failover::etcd(&mut Etcd::start(trial)?, KILLS))?;
+        beside("etcd", &theirs)?;
+    }
+    Ok(rows)
+}
+
+/// From the moment a host is cut off to all of its tasks running elsewhere.
+pub fn cut(with_peers: bool) -> Result<Vec<Row>, String> {
+    let ours = in_lab(HOSTS, Trial::up, |trial| failover::roster_cut(trial, "770021", REPLICAS, CUTS))?;
+    let mut rows = vec![
+        Row::new("cut", "host cut off to its tasks elsewhere, median", (ours.median()?, "s"), None, Aim::AtMost(3.5)),
+        Row::new("cut", "the same, longest of 5", (ours.most(), "s"), None, Aim::AtMost(5.0)),
+    ];
+    if with_peers && swarm::is_installed() {
+        let theirs = in_lab(HOSTS, Trial::hosts, |trial| {
+            failover::swarm_cut(trial, &Swarms::start(trial)?, "770022", REPLICAS, CUTS)
+        })?;
+        rows = vec![rows[0].beside("swarm", theirs.median()?), rows[1].beside("swarm", theirs.most())];
+    }
+    Ok(rows)
+}
+
+/// Writes by clients that do nothing else.
+pub fn writes(with_peers: bool) -> Result<Vec<Row>, String> {
+    let measure = |measure: &dyn Fn(usize) -> Result<Load, String>| -> Result<Vec<Load>, String> {
+        writes::CLIENTS.iter().map(|clients| measure(*clients)).collect()
+    };
+    let ours = in_lab(CONTROLLERS, Trial::up, |trial| measure(&|clients| writes::roster(trial, clients)))?;
+    let theirs = if with_peers && etcd::is_installed() {
+        let theirs = in_lab(CONTROLLERS, Trial::hosts, |trial| {
+            let etcd = Etcd::start(trial)?;
+            measure(&|clients| writes::etcd(trial, &etcd, clients))
+        })?;
+        theirs.into_iter().map(Some).collect()
+    } else {
+        vec![None; ours.len()]
+    };
+    let names = [
+        ("writes a second, 1 client", "p99, 1 client"),
+        ("writes a second, 16 clients", "p99, 16 clients"),
+        ("writes a second, 128 clients", "p99, 128 clients"),
+    ];
+    let rows = names.into_iter().zip(ours).zip(theirs).flat_map(|(((rate, p99), ours), theirs)| {
+        let peer = |pick: fn(&Load) -> f64| theirs.as_ref().map(|load| ("etcd", pick(load)));
+        [
+            Row::more("writes", rate, (ours.per_second, "/s"), peer(|load| load.per_second), 1.2),
+            Row::new("writes", p99, (ours.p99, "ms"), peer(|load| load.p99), Aim::Times(1.2)),
+        ]
+    });
+    Ok(rows.collect())
+}
+
+/// A thousand agents and twenty thousand tasks.
+pub fn agents() -> Result<Vec<Row>, String> {
+    let figures = in_lab(CONTROLLERS, Trial::without_agents, agents::measure)?;
+    let row = |metric, value, unit, most| Row::new("agents", metric, (value, unit), None, Aim::AtMost(most));
+    Ok(vec![
+        row("20,000 tasks placed and acknowledged", figures.placed, "s", 10.0),
+        row("one dead agent's tasks re-placed, longest plan", figures.longest_plan, "ms", 100.0),
+        row("the same, from its silence to running", figures.replaced, "s", 5.0),
+        row("the leader's resident memory", figures.memory, "MiB", 300.0),
+    ])
+}
+
+fn in_lab<T>(
+    hosts: u8,
+    make: impl FnOnce(u8, u8) -> Trial,
+    measure: impl FnOnce(&Trial) -> Result<T, String>,
+) -> Result<T, String> {
+    let trial = make(hosts, CONTROLLERS);
+    let measured = measure(&trial)?;
+    trial.down();
+    Ok(measured)
+}
