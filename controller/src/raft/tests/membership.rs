@@ -78,6 +78,23 @@ fn a_leader_that_removes_itself_hands_over() {
 }
 
 #[test]
+fn the_voter_that_is_left_leads_although_nobody_told_it_to() {
+    let mut peers = Peers::voters(2);
+    let (answer, mut outcome) = tokio::sync::oneshot::channel();
+    peers.driver(1).change_members(&[Remove(PeerId(1))], answer).unwrap();
+    peers.driver(1).settle().unwrap();
+    // The other hears that it is alone, but not that it is to stand.
+    while outcome.try_recv().is_err() {
+        peers.deliver_one();
+    }
+    peers.wire.lose(::raft::eraftpb::MessageType::MsgTimeoutNow);
+    peers.kill(1);
+    assert_eq!(peers.elect(), 2);
+    peers.say("alone");
+    assert!(!peers.driver(2).needs_ticks());
+}
+
+#[test]
 fn a_change_outlives_the_leader_that_began_it() {
     let mut peers = Peers::voters(5);
     peers.join(6);

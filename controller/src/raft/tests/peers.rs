@@ -49,6 +49,13 @@ impl Wire {
         packets.into_iter().map(|packet| packet.message).filter(|message| message.to == peer).collect()
     }
 
+    pub(super) fn lose(&self, kind: MessageType) {
+        let mut packets = self.0.lock().unwrap();
+        let before = packets.len();
+        packets.retain(|packet| packet.message.get_msg_type() != kind);
+        assert!(packets.len() < before, "there was none");
+    }
+
     fn put(&self, packet: Packet) {
         self.0.lock().unwrap().push_back(packet);
     }
@@ -169,6 +176,14 @@ impl Peers {
             self.deliver(packet);
         }
         panic!("the peers never come to rest");
+    }
+
+    /// The oldest packet, to a peer that then does what follows from it.
+    pub(super) fn deliver_one(&mut self) {
+        let packet = self.wire.take().expect("something is under way");
+        let to = packet.message.to;
+        self.deliver(packet);
+        self.driver(to).settle().unwrap();
     }
 
     fn deliver(&mut self, Packet { mut message, machine }: Packet) {
