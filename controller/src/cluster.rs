@@ -7,12 +7,15 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use roster_proto::{id::Version, time::Timestamp};
+use roster_proto::{
+    id::{PeerId, Version},
+    time::Timestamp,
+};
 use tokio::sync::watch;
 
 use crate::{
     metrics::Metrics,
-    raft::{Leadership, Machine, ProposeError, ReadError, Store, Undecodable},
+    raft::{Leadership, Machine, MemberChange, MembersError, ProposeError, RaftStatus, ReadError, Store, Undecodable},
     state::{
         Applied, ClusterState,
         command::{Command, Entry, Outcome, Refusal},
@@ -62,6 +65,23 @@ impl Cluster {
 
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.store.watch()
+    }
+
+    /// This controller.
+    pub fn me(&self) -> PeerId {
+        self.store.status().borrow().id
+    }
+
+    pub fn raft_status(&self) -> RaftStatus {
+        self.store.status().borrow().clone()
+    }
+
+    pub async fn change_members(&self, changes: Vec<MemberChange>) -> Result<(), MembersError> {
+        self.store.change_members(changes).await
+    }
+
+    pub async fn transfer_leadership(&self, to: PeerId) -> Result<(), MembersError> {
+        self.store.transfer_leadership(to).await
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {

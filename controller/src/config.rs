@@ -60,6 +60,19 @@ pub struct Config {
     #[arg(long, value_name = "ADDR:PORT", env = "ROSTER_CONTROLLER_LISTEN")]
     pub listen: Option<Loopback>,
 
+    /// Where others reach --listen, when not at the address it names
+    ///
+    /// The other controllers and the agents are told, also when it changes.
+    #[arg(long, value_name = "HOST:PORT", env = "ROSTER_CONTROLLER_ADVERTISE", value_parser = host_and_port)]
+    pub advertise: Option<String>,
+
+    /// With an empty --data-dir, wait to be told what to be
+    ///
+    /// Until `rctl cluster init`, `join` or `restore` says so, nothing else is served. Without this a controller that
+    /// finds nothing begins alone at once.
+    #[arg(long, env = "ROSTER_CONTROLLER_WAIT")]
+    pub wait: bool,
+
     /// Where to serve Prometheus metrics over HTTP, or `none`; loopback only
     #[arg(long, value_name = "ADDR:PORT", env = "ROSTER_CONTROLLER_METRICS", default_value = "127.0.0.1:9640")]
     pub metrics: MetricsListen,
@@ -114,6 +127,24 @@ pub enum AddressError {
         port = .0.port()
     )]
     NotLoopback(SocketAddr),
+}
+
+impl Config {
+    /// HOST:PORT at which others are to reach this controller; `None` when it does not say.
+    pub(crate) fn advertised(&self) -> Option<String> {
+        let listened = self.listen.map(Loopback::addr);
+        let listened = listened.filter(|addr| !addr.ip().is_unspecified() && addr.port() != 0);
+        self.advertise.clone().or_else(|| listened.map(|addr| addr.to_string()))
+    }
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+            Ok(text.to_owned())
+        }
+        _ => Err("write it as HOST:PORT, for example 10.0.0.1:7640".to_owned()),
+    }
 }
 
 impl Loopback {

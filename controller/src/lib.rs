@@ -38,9 +38,12 @@ pub mod cluster;
 pub mod config;
 pub mod dispatch;
 pub mod forward;
+mod home;
 pub mod leader;
 pub mod listen;
+mod local;
 pub mod metrics;
+pub mod peers;
 pub mod plan;
 pub mod raft;
 pub mod serve;
@@ -50,19 +53,24 @@ pub mod telemetry;
 
 use std::{os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
 
+use roster_proto::id::PeerId;
+use roster_tls::Identity;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::listen::Listeners;
 use self::{
-    api::Api,
+    api::{Api, cluster::ClusterApi, enroll::EnrollApi},
     cluster::Cluster,
     config::Config,
     dispatch::{Dispatcher, Rounds, Sessions, broker::Broker},
-    leader::{Reconciler, liveness::Liveness},
+    home::{Home, Standing},
+    leader::{Reconciler, liveness::Liveness, membership::Membership},
     listen::ListenError,
+    local::{Here, Life, Local},
     metrics::Metrics,
-    raft::{Alone, Fault, OpenError, Store, StoreConfig},
+    peers::{Me, Peers},
+    raft::{Alone, Begin, Fault, OpenError, Store, StoreConfig, StoreTask},
     serve::{ServeError, Services},
     state::ClusterState,
 };
@@ -81,6 +89,14 @@ pub enum RunError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Home(#[from] home::HomeError),
+    #[error(transparent)]
+    Found(#[from] local::FoundError),
+    #[error("{0} says nothing of this controller's id: it is not a controller's")]
+    NoPeer(std::path::PathBuf),
+    #[error("the controller's identity cannot be used")]
+    Tls(#[source] roster_tls::TlsError),
     #[error("the store failed and the controller stops; containers go on running")]
     Store(#[source] Arc<Fault>),
     #[error("cannot go on serving metrics")]
@@ -99,42 +115,155 @@ enum Next {
 /// return.
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), RunError> {
     private_directory(&config.data_dir).map_err(RunError::DataDir)?;
+    let config = Arc::new(config);
     while live(&config, &listeners, &shutdown).await? == Next::Again {
         tracing::info!("the controller begins anew");
     }
     Ok(())
 }
 
-/// From opening what the data directory holds to closing it.
-async fn live(config: &Config, listeners: &Listeners, shutdown: &CancellationToken) -> Result<Next, RunError> {
-    // The store outlives the servers, so that what they still have under way is answered.
-    let store_shutdown = CancellationToken::new();
-    let (store, store_task) =
-        Store::<ClusterState>::open(StoreConfig::new(&config.data_dir), Alone, store_shutdown.clone()).await?;
-    let metrics = Arc::new(Metrics::default());
-    let cluster = Cluster::new(store, metrics.clone());
-    let stopping = shutdown.child_token();
-    let again = CancellationToken::new();
-    let store_task = store_task.ended();
-    tokio::pin!(store_task);
+/// One life: as what the data directory says.
+async fn live(config: &Arc<Config>, listeners: &Listeners, shutdown: &CancellationToken) -> Result<Next, RunError> {
+    let home = Home::new(&config.data_dir);
+    let standing = tokio::task::spawn_blocking({
+        let home = home.clone();
+        move || home.standing()
+    });
+    match standing.await.expect("looking at a directory does not panic")? {
+        Standing::Blank if config.wait => wait(config, listeners, shutdown).await,
+        standing => belong(config, home, standing, listeners, shutdown).await,
+    }
+}
 
-    let mut servers = serve(config, listeners.clone(), &cluster, &metrics, &stopping).await?;
-    tracing::info!(socket = %config.socket.display(), data = %config.data_dir.display(), "the controller serves");
+/// Until somebody says what this controller is to be.
+async fn wait(config: &Arc<Config>, listeners: &Listeners, shutdown: &CancellationToken) -> Result<Next, RunError> {
+    let life = Life::default();
+    let stopping = shutdown.child_token();
+    let services = Services::waiting(Local::new(config.clone(), life.clone(), Here::Waiting)).await?;
+    let (unix, token) = (listeners.unix.clone(), stopping.clone());
+    let mut servers = JoinSet::new();
+    servers.spawn(async move { Ok(services.on_unix(unix, token).await?) });
+    tracing::info!(socket = %config.socket.display(), "the controller waits to be told what to be");
     let served = tokio::select! {
-        ended = &mut store_task => {
-            stopping.cancel();
-            close(&mut servers).await;
-            return ended.map(|()| Next::Stop).map_err(RunError::Store);
-        }
         served = first_error(&mut servers) => served.map(|()| Next::Stop),
         () = shutdown.cancelled() => Ok(Next::Stop),
-        () = again.cancelled() => Ok(Next::Again),
+        () = life.ends() => Ok(Next::Again),
     };
     stopping.cancel();
     close(&mut servers).await;
-    store_shutdown.cancel();
-    store_task.await.map_err(RunError::Store)?;
     served
+}
+
+/// From opening the store to closing it.
+async fn belong(
+    config: &Arc<Config>,
+    home: Home,
+    standing: Standing,
+    listeners: &Listeners,
+    shutdown: &CancellationToken,
+) -> Result<Next, RunError> {
+    let life = Life::default();
+    let stopping = shutdown.child_token();
+    let (identity, address) = match &standing {
+        Standing::Blank | Standing::Alone => (None, None),
+        Standing::Joining(identity, join) => (Some(identity), Some(join.address.clone())),
+        Standing::Member(identity) => (Some(identity), None),
+    };
+    let peers = match identity {
+        Some(identity) => Some(meet(config, &home, identity, address, &stopping)?),
+        None => None,
+    };
+    // The store outlives the servers, so that what they still have under way is answered.
+    let (store, store_task) = open(&home, &standing, peers.as_ref(), &life).await?;
+    if matches!(standing, Standing::Joining(..)) {
+        home.end_join()?;
+    }
+    let metrics = Arc::new(Metrics::default());
+    let cluster = Cluster::new(store.clone(), metrics.clone());
+    let store_task = store_task.ended();
+    tokio::pin!(store_task);
+    let here = match &peers {
+        Some(peers) => {
+            peers.attach(store);
+            Here::Member(cluster.clone(), peers.clone())
+        }
+        None if take_identity(&home, &cluster)? => {
+            life.store_shutdown().cancel();
+            store_task.await.map_err(RunError::Store)?;
+            return Ok(Next::Again);
+        }
+        None => Here::Alone(cluster.clone()),
+    };
+    let local = Local::new(config.clone(), life.clone(), here);
+    let identity = identity.map(|identity| Identity::clone(identity));
+    let mut servers = serve(config, listeners.clone(), &cluster, local, identity, &metrics, &stopping).await?;
+    tracing::info!(socket = %config.socket.display(), data = %config.data_dir.display(), "the controller serves");
+    let mut closed = false;
+    let served = loop {
+        tokio::select! {
+            ended = &mut store_task, if !closed => {
+                let asked = life.is_closing_store();
+                if let (Ok(()), true) = (&ended, asked) {
+                    closed = true;
+                    life.store_closed();
+                    continue;
+                }
+                stopping.cancel();
+                close(&mut servers).await;
+                return ended.map(|()| Next::Stop).map_err(RunError::Store);
+            }
+            served = first_error(&mut servers) => break served.map(|()| Next::Stop),
+            () = shutdown.cancelled() => break Ok(Next::Stop),
+            () = life.ends() => break Ok(Next::Again),
+        }
+    };
+    stopping.cancel();
+    close(&mut servers).await;
+    life.store_shutdown().cancel();
+    if !closed {
+        store_task.await.map_err(RunError::Store)?;
+    }
+    served
+}
+
+async fn open(
+    home: &Home,
+    standing: &Standing,
+    peers: Option<&Peers>,
+    life: &Life,
+) -> Result<(Store<ClusterState>, StoreTask), RunError> {
+    let begin = if matches!(standing, Standing::Joining(..)) { Begin::Joining } else { Begin::Alone };
+    let config = StoreConfig { begin, peer: peers.map(|peers| peers.me().id), ..StoreConfig::new(home.dir()) };
+    let shutdown = life.store_shutdown();
+    Ok(match peers {
+        Some(peers) => Store::open(config, peers.outbox(), shutdown).await?,
+        None => Store::open(config, Alone, shutdown).await?,
+    })
+}
+
+/// The way to the other controllers.
+fn meet(
+    config: &Config,
+    home: &Home,
+    identity: &Identity,
+    joined_as: Option<String>,
+    stopping: &CancellationToken,
+) -> Result<Peers, RunError> {
+    let id = identity.peer.map(PeerId).ok_or_else(|| RunError::NoPeer(home.identity().path()))?;
+    let me = Me { id, cluster: identity.cluster.clone(), address: config.advertised().or(joined_as) };
+    let client = roster_tls::client_config(identity).map_err(RunError::Tls)?;
+    let dial: peers::Dial = Arc::new(move |address| {
+        let client = client.clone();
+        Box::pin(async move { roster_tls::connect(&[address], client).await })
+    });
+    Ok(Peers::new(me, dial, home.incoming(), stopping.clone()))
+}
+
+/// A controller without an identity whose store says that it is of a cluster signs its own. Whether it did.
+fn take_identity(home: &Home, cluster: &Cluster) -> Result<bool, RunError> {
+    let Some(identity) = local::own_identity(&cluster.read(), cluster.me())? else { return Ok(false) };
+    home.identity().save(&identity).map_err(home::HomeError::from)?;
+    Ok(true)
 }
 
 /// For its owner alone: specs hold what people put into environments. One that exists keeps its mode.
@@ -147,6 +276,8 @@ async fn serve(
     config: &Config,
     listeners: Listeners,
     cluster: &Cluster,
+    local: Local,
+    identity: Option<Identity>,
     metrics: &Arc<Metrics>,
     stopping: &CancellationToken,
 ) -> Result<JoinSet<Result<(), RunError>>, RunError> {
@@ -162,7 +293,14 @@ async fn serve(
         rounds: Rounds::new(config.heartbeat),
         shutdown: stopping.clone(),
     };
-    let services = Services::new(api, dispatcher).await?;
+    let peers = match &local.here {
+        Here::Member(_, peers) => Some(peers.clone()),
+        Here::Waiting | Here::Alone(_) => None,
+    };
+    let of_cluster = ClusterApi { cluster: cluster.clone(), peers: peers.clone(), shutdown: stopping.clone() };
+    let enroll = EnrollApi { cluster: cluster.clone() };
+    let raft = peers.as_ref().map(Peers::service);
+    let services = Services::new(api, dispatcher, of_cluster, enroll, raft, local).await?;
 
     let mut servers = JoinSet::new();
     let until_stopped = |work: futures::future::BoxFuture<'static, ()>| {
@@ -176,12 +314,24 @@ async fn serve(
     servers.spawn(until_stopped(Box::pin(reconciler.run())));
     let watched = cluster.clone();
     servers.spawn(until_stopped(Box::pin(async move { liveness.watch_over(&watched).await })));
+    if let Some(peers) = peers {
+        let membership = Membership::new(cluster.clone(), peers);
+        servers.spawn(until_stopped(Box::pin(membership.run())));
+    }
     let Listeners { unix, tcp, metrics: scrapes } = listeners;
     let (on_unix, token) = (services.clone(), stopping.clone());
     servers.spawn(async move { Ok(on_unix.on_unix(unix, token).await?) });
     if let Some(tcp) = tcp {
         let token = stopping.clone();
-        servers.spawn(async move { Ok(services.on_tcp(tcp, token).await?) });
+        match identity {
+            Some(identity) => {
+                let tls = roster_tls::server_config(&identity).map_err(RunError::Tls)?;
+                servers.spawn(async move { Ok(services.on_tls(tcp, tls, token).await?) });
+            }
+            None => {
+                servers.spawn(async move { Ok(services.on_tcp(tcp, token).await?) });
+            }
+        }
     }
     if let Some(scrapes) = scrapes {
         let served = metrics::serve(scrapes, metrics.clone(), cluster.clone(), sessions, stopping.clone());

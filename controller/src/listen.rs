@@ -151,6 +151,78 @@ pub(crate) fn tcp_connections(listener: &TcpListener) -> impl Stream<Item = io::
     })
 }
 
+/// A connection after its handshake.
+#[derive(Debug)]
+pub(crate) struct Secured(tokio_rustls::server::TlsStream<TcpStream>);
+
+impl tonic::transport::server::Connected for Secured {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl tokio::io::AsyncRead for Secured {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Secured {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(context, buffer)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// TLS connections whose handshakes are done; each has a while for it, and a bounded number is under way.
+pub(crate) fn tls_connections(
+    listener: Arc<TcpListener>,
+    config: Arc<rustls::ServerConfig>,
+) -> impl Stream<Item = io::Result<Secured>> {
+    let (ready, connections) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(async move {
+        let accepted = tcp_connections(&listener);
+        futures::pin_mut!(accepted);
+        loop {
+            let stream = tokio::select! {
+                stream = futures::StreamExt::next(&mut accepted) => stream,
+                () = ready.closed() => return,
+            };
+            let Some(Ok(stream)) = stream else { continue };
+            let (config, ready) = (config.clone(), ready.clone());
+            tokio::spawn(async move {
+                match tokio::time::timeout(Duration::from_secs(5), roster_tls::accept(config, stream)).await {
+                    Ok(Ok(accepted)) => drop(ready.send(Ok(Secured(accepted.stream))).await),
+                    Ok(Err(error)) => tracing::warn!(error = crate::status::chain(&error), "refused a connection"),
+                    Err(_) => {}
+                }
+            });
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(connections)
+}
+
 /// By SO_PEERCRED, unix(7): root, or the user the controller itself runs as.
 fn peer_may_connect(peer: u32, own: u32) -> bool {
     peer == 0 || peer == own

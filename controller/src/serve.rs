@@ -2,17 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use roster_proto::wire::{self, control_server::ControlServer, dispatch_server::DispatchServer};
+use roster_proto::wire::{
+    self, cluster_server::ClusterServer, control_server::ControlServer, dispatch_server::DispatchServer,
+    enroll_server::EnrollServer, local_server::LocalServer, raft_server::RaftServer,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    Status,
     service::Routes,
     transport::{Server, server::Router},
 };
 
 use crate::{
-    api::Api,
+    api::{Api, cluster::ClusterApi, enroll::EnrollApi},
     dispatch::Dispatcher,
     listen::{self, UnixSocket},
+    local::Local,
+    peers::RaftService,
 };
 
 /// The largest message a caller or an agent may send: a stack, a batch of statuses, a piece of an archive or of a log.
@@ -24,11 +30,16 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 /// Of all streams of a connection together: never the narrower bound. A few answers whose callers read slowly would
 /// otherwise hold up the agent's session, and its heartbeats, on the same connection.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Between controllers: the largest command, and what raft sends with it.
+const MAX_RAFT_MESSAGE: usize = 16 * 1024 * 1024;
 const MAX_HEADERS: u32 = 16 * 1024;
 /// Streams reset before they were accepted; more end the connection (the rapid-reset attack, CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 64;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+const NO_CLUSTER: &str =
+    "this controller is in no cluster yet: `rctl cluster init` or `rctl cluster join TOKEN --controller`";
 
 /// Everything that is served. Clones share it.
 #[derive(Clone, Debug)]
@@ -45,7 +56,14 @@ pub enum ServeError {
 }
 
 impl Services {
-    pub(crate) async fn new(api: Api, dispatcher: Dispatcher) -> Result<Self, ServeError> {
+    pub(crate) async fn new(
+        api: Api,
+        dispatcher: Dispatcher,
+        cluster: ClusterApi,
+        enroll: EnrollApi,
+        raft: Option<RaftService>,
+        local: Local,
+    ) -> Result<Self, ServeError> {
         let control = ControlServer::new(api).max_decoding_message_size(MAX_MESSAGE);
         let dispatch = DispatchServer::new(dispatcher).max_decoding_message_size(MAX_MESSAGE);
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -58,7 +76,24 @@ impl Services {
             .build_v1()?;
         let mut routes = Routes::builder();
         routes.add_service(control).add_service(dispatch).add_service(health_service).add_service(reflection);
+        routes.add_service(ClusterServer::new(cluster));
+        routes.add_service(EnrollServer::new(enroll));
+        routes.add_service(LocalServer::new(local).max_decoding_message_size(MAX_MESSAGE));
+        if let Some(raft) = raft {
+            routes.add_service(RaftServer::new(raft).max_decoding_message_size(MAX_RAFT_MESSAGE));
+        }
         Ok(Self { routes: routes.routes() })
+    }
+
+    /// Of a controller that waits to be told what to be: whatever else is asked of it is refused with words.
+    pub(crate) async fn waiting(local: Local) -> Result<Self, ServeError> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<LocalServer<Local>>().await;
+        let mut routes = Routes::builder();
+        routes.add_service(LocalServer::new(local).max_decoding_message_size(MAX_MESSAGE)).add_service(health_service);
+        let refuse = || async { Status::failed_precondition(NO_CLUSTER).into_http::<tonic::body::Body>() };
+        let router = routes.routes().into_axum_router().fallback(refuse);
+        Ok(Self { routes: router.into() })
     }
 
     pub(crate) async fn on_unix(self, socket: Arc<UnixSocket>, shutdown: CancellationToken) -> Result<(), ServeError> {
@@ -72,6 +107,16 @@ impl Services {
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
         let connections = Box::pin(listen::tcp_connections(&listener));
+        Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
+    }
+
+    pub(crate) async fn on_tls(
+        self,
+        listener: Arc<tokio::net::TcpListener>,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let connections = Box::pin(listen::tls_connections(listener, tls));
         Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
     }
 

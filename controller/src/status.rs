@@ -9,7 +9,9 @@ use crate::{
     api::{filter::FilterError, validate::InvalidSpec},
     cluster::ChangeError,
     dispatch::broker::AskError,
-    raft::{MembersError, ProposeError, ReadError},
+    local::{FoundError, LocalError},
+    peers::IncomingError,
+    raft::{MembersError, ProposeError, ReadError, StepError},
     state::command::Refusal,
 };
 
@@ -99,6 +101,65 @@ impl From<MembersError> for Status {
             | MembersError::NotCaughtUp { .. }
             | MembersError::LosesQuorum { .. }
             | MembersError::Unreachable { .. } => Status::failed_precondition(words),
+        }
+    }
+}
+
+impl From<StepError> for Status {
+    fn from(error: StepError) -> Self {
+        let code = match error {
+            StepError::Malformed(_) => Code::InvalidArgument,
+            StepError::NotForUs { .. } | StepError::Undecodable(_) => Code::FailedPrecondition,
+            StepError::Ended => Code::Unavailable,
+        };
+        Status::new(code, chain(&error))
+    }
+}
+
+impl From<IncomingError> for Status {
+    fn from(error: IncomingError) -> Self {
+        let code = match error {
+            IncomingError::File { .. } => Code::Unavailable,
+            IncomingError::TooLarge { .. } | IncomingError::TooMuch { .. } => Code::ResourceExhausted,
+            IncomingError::Gap { .. } => Code::Aborted,
+            IncomingError::Damaged => Code::DataLoss,
+        };
+        Status::new(code, chain(&error))
+    }
+}
+
+impl From<LocalError> for Status {
+    fn from(error: LocalError) -> Self {
+        let code = match &error {
+            LocalError::Change(_) | LocalError::Found(FoundError::Change(_)) => Code::Unknown,
+            LocalError::Name(_)
+            | LocalError::HostName(_)
+            | LocalError::NoAddress
+            | LocalError::BadAddress(_)
+            | LocalError::OtherAddress { .. }
+            | LocalError::Token(_)
+            | LocalError::AgentToken
+            | LocalError::Backup(_)
+            | LocalError::OtherLost(_) => Code::InvalidArgument,
+            LocalError::Member { .. }
+            | LocalError::NotBlank { .. }
+            | LocalError::NoMember
+            | LocalError::NoPeer
+            | LocalError::LastVoter
+            | LocalError::HasLeader(_) => Code::FailedPrecondition,
+            LocalError::Busy | LocalError::Enroll(_) | LocalError::NotTold(_) | LocalError::Stream(_) => {
+                Code::Unavailable
+            }
+            LocalError::TooLarge(_) => Code::ResourceExhausted,
+            LocalError::Found(_)
+            | LocalError::Home(_)
+            | LocalError::Open(_)
+            | LocalError::Store(_)
+            | LocalError::Broke(_) => Code::Internal,
+        };
+        match error {
+            LocalError::Change(error) | LocalError::Found(FoundError::Change(error)) => error.into(),
+            error => Status::new(code, chain(&error)),
         }
     }
 }

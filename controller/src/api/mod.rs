@@ -3,6 +3,8 @@
 //! Guarantees: whatever arrives is checked for form and sense before it is proposed; every stream is bounded, ends with
 //! the controller, and says so when it cannot go on. Absent: who may call, which is the listener's; and decisions.
 
+pub(crate) mod cluster;
+pub(crate) mod enroll;
 mod events;
 pub mod filter;
 mod images;

@@ -5,6 +5,7 @@
 //! sees them all. Idle, nothing runs. Absent: any decision, which is [`crate::plan`]'s.
 
 pub mod liveness;
+pub mod membership;
 
 use std::{
     sync::Arc,

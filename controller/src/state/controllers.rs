@@ -4,13 +4,15 @@
 //! which the leader brings in line with this ([`crate::leader::membership`]); so every change of members that was
 //! begun is carried on by whoever leads next.
 
+use std::sync::Arc;
+
 use roster_proto::{
-    id::{ControllerName, PeerId},
+    id::{ControllerName, PeerId, Version},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use super::ClusterState;
+use super::{ClusterState, Holder};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControllerInfo {
@@ -68,5 +70,25 @@ impl Default for Settings {
 impl ClusterState {
     pub fn controller_named(&self, name: &ControllerName) -> Option<&ControllerInfo> {
         self.controllers.values().map(AsRef::as_ref).find(|controller| controller.name == *name)
+    }
+    /// The cluster as it goes on from a backup: `me` is its only controller, the others are not believed any more, and
+    /// every version that was given out since the backup was made lies behind, so that agents take what they are sent.
+    pub fn restored(mut self, me: ControllerInfo, at: Timestamp) -> Self {
+        // Beyond what a million commands in each second could have reached by now.
+        let by_the_clock = (at.0 / SECOND) << 20;
+        let version = Version(by_the_clock.max(self.version.0 + 1));
+        (self.version, self.plan_base, self.intent_base) = (version, version, version);
+        let ids: Vec<_> = self.nodes.keys().cloned().collect();
+        for id in ids {
+            if let Some(node) = self.nodes.get_mut(&id) {
+                Arc::make_mut(node).generation = version;
+            }
+        }
+        let security = Arc::make_mut(&mut self.security);
+        for gone in self.controllers.values().filter(|gone| gone.name != me.name) {
+            security.revoked.insert(Holder::Controller(gone.name.to_string()), at);
+        }
+        self.controllers = [(me.id, Arc::new(me))].into_iter().collect();
+        self
     }
 }

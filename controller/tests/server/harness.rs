@@ -122,7 +122,7 @@ pub(crate) fn config(dir: &Path, flags: &[&str]) -> Config {
     Config::parse_from(["roster-controller".as_ref()].into_iter().chain(paths).chain(flags))
 }
 
-async fn connect(socket: &Path) -> Channel {
+pub(crate) async fn connect(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();

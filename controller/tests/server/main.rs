@@ -6,4 +6,5 @@ mod doors;
 mod harness;
 mod images;
 mod logs;
+mod members;
 mod sessions;
