@@ -15,7 +15,8 @@ use roster_tests::{
 
 const PROGRAMS: [&str; 4] = ["roster-controller", "roster-agent", "roster-shim", "rctl"];
 /// The units set these, or a person at most for a trial: they are in no configuration file.
-const NOT_CONFIGURED: [&str; 3] = ["ROSTER_CGROUP_PARENT", "ROSTER_SHIM", "ROSTER_CONTROLLER"];
+const NOT_CONFIGURED: [&str; 4] =
+    ["ROSTER_CGROUP_PARENT", "ROSTER_SHIM", "ROSTER_CONTROLLER", "ROSTER_CONTROLLER_WAIT"];
 
 fn script(name: &str) -> Command {
     let mut command = Command::new(repository().join("deploy").join(name));
