@@ -1,10 +1,15 @@
 //! The grammar of the command line and its help.
 
-use std::path::PathBuf;
+mod cluster;
+
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{client::LOCAL_ENDPOINT, render::Format};
+pub use self::cluster::{
+    AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Setting, Sure, Token, User, What,
+};
+use crate::{client::Wishes, render::Format};
 
 /// Sorted apart, or clap strews these among the options of each command.
 const EVERYWHERE: &str = "Global options";
@@ -33,10 +38,8 @@ Exit codes:
 #[command(name = "rctl", version, about = "Roster's command line", long_about = ABOUT, after_help = EXAMPLES)]
 #[command(max_term_width = 100, disable_help_subcommand = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// The controller: unix:///PATH or http://127.0.0.1:PORT
-    #[arg(long, global = true, env = "ROSTER_ENDPOINT", default_value = LOCAL_ENDPOINT, value_name = "URL")]
-    #[arg(help_heading = EVERYWHERE)]
-    pub endpoint: String,
+    #[command(flatten)]
+    pub connection: Connection,
 
     /// Colours: auto means on a terminal only; NO_COLOR is obeyed
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN", help_heading = EVERYWHERE)]
@@ -44,6 +47,39 @@ pub struct Cli {
 
     #[command(subcommand)]
     pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Connection {
+    /// A controller, as HOST:PORT or unix:///PATH; several with commas, or given again [default: the context's, else
+    /// this host's controller]
+    #[arg(long, global = true, env = "ROSTER_ENDPOINT", value_name = "ENDPOINT", value_delimiter = ',')]
+    #[arg(help_heading = EVERYWHERE)]
+    pub endpoint: Vec<String>,
+
+    /// The cluster, by a name that `rctl context ls` lists
+    #[arg(long, global = true, env = "ROSTER_CONTEXT", value_name = "NAME", help_heading = EVERYWHERE)]
+    pub context: Option<String>,
+
+    /// Speak as this file says, which `rctl user add` wrote
+    #[arg(long, global = true, env = "ROSTER_CREDENTIALS", value_name = "FILE", help_heading = EVERYWHERE)]
+    pub credentials: Option<PathBuf>,
+
+    /// Be content with what one controller knows, also while nobody leads
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    pub stale: bool,
+
+    /// How long to try when no controller can answer
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    #[arg(help_heading = EVERYWHERE)]
+    pub request_timeout: Duration,
+}
+
+impl Connection {
+    pub fn wishes(self) -> Wishes {
+        let Self { endpoint, context, credentials, stale, request_timeout } = self;
+        Wishes { endpoints: endpoint, context, credentials, stale, request_timeout }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -148,7 +184,24 @@ Examples:
     #[command(subcommand, arg_required_else_help = true)]
     Image(Image),
 
-    /// The versions of rctl and of the controller
+    /// The controllers: how they are, who votes, backup and recovery
+    #[command(subcommand, arg_required_else_help = true)]
+    Cluster(Cluster),
+
+    /// Tokens, which let machines join the cluster
+    #[command(subcommand, arg_required_else_help = true)]
+    Token(Token),
+
+    /// People, who may use the cluster
+    #[command(subcommand, arg_required_else_help = true)]
+    User(User),
+
+    /// The clusters that this rctl knows
+    #[command(subcommand, arg_required_else_help = true)]
+    Context(Context),
+
+    /// The versions of rctl and of the controllers
+    #[command(after_help = "Examples:\n  rctl version\n  rctl version --client\n  rctl version -o json")]
     Version(Version),
 
     /// Print a completion script for a shell

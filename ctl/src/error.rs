@@ -13,9 +13,11 @@ pub enum Error {
     Spec(#[from] compose::Problems),
     #[error(
         "cannot reach a controller at {endpoint}: {reason}\n\
-         Start one (`deploy/quickstart` sets up this host), or name another with --endpoint or ROSTER_ENDPOINT."
+         Start one (`deploy/quickstart` sets up this host), or name a cluster with --context or --endpoint."
     )]
     Unreachable { endpoint: String, reason: String },
+    #[error("cannot reach any controller:\n  {}", .0.join("\n  "))]
+    NoneReachable(Vec<String>),
     #[error("the controller at {endpoint} listens to root only: use sudo")]
     NotRoot { endpoint: String },
     #[error("{0}")]

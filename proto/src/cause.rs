@@ -149,9 +149,8 @@ impl fmt::Display for Cause {
             }
             Cause::Braked { node, since, until } => {
                 write!(f, "too many nodes vanished at once, so nothing is moved off node {node} since {since}")?;
-                match until {
-                    Some(until) => write!(f, " and until {until}")?,
-                    None => {}
+                if let Some(until) = until {
+                    write!(f, " and until {until}")?;
                 }
                 write!(f, "; `rctl cluster release-brake` lets it move at once")
             }

@@ -94,6 +94,18 @@ name!(
     /// A host: stable over restarts of its agent, chosen by the agent (by default the host's name).
     NodeId, "node name"
 );
+impl NodeId {
+    /// What a host is called by default: the first label of its name in lower case, with what a node's name may not
+    /// hold made a hyphen.
+    pub fn of_host(hostname: &str) -> Self {
+        let first = hostname.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
+        let name: String = first.chars().map(allowed).take(63).collect();
+        let name = name.trim_start_matches(['-', '_']);
+        Self(if name.is_empty() { "node".to_owned() } else { name.to_owned() })
+    }
+}
+
 name!(
     /// A controller, as people call it: the host's name by default. Its id in raft is a [`PeerId`].
     ControllerName, "controller name"

@@ -16,7 +16,7 @@ use roster_proto::{
     wire,
 };
 
-use super::{all, now, target, write_out};
+use super::{all, follow::Patience, now, target, write_out};
 use crate::{
     cli::Waiting,
     client::Client,
@@ -138,15 +138,9 @@ async fn watch(
     seen: &mut Seen,
     mut progress: Option<&mut Progress>,
 ) -> Result<Verdict, Error> {
-    let request = wire::WatchRequest { filter: Some(goal.filter()), after: 0 };
-    let mut stream = match client.watch(request).await {
-        Ok(stream) => stream.into_inner(),
-        // What was to go has gone before it could be watched.
-        Err(status) if status.code() == tonic::Code::NotFound && goal.services.is_empty() => {
-            return Ok(Verdict::Reached);
-        }
-        Err(status) => return Err(status.into()),
-    };
+    let Some(mut stream) = begin(&mut client, goal, 0).await? else { return Ok(Verdict::Reached) };
+    let mut patience = Patience::default();
+    let mut last = 0;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut current = false;
     let mut settled = None;
@@ -154,11 +148,25 @@ async fn watch(
         tokio::select! {
             () = until(settled) => return Ok(Verdict::Reached),
             message = stream.message() => {
-                let Some(message) = message? else {
-                    return Err(Error::Refused(
-                        "the controller closed the connection; the change is applied, `rctl ps` shows how it goes".into(),
-                    ));
+                let message = match message {
+                    Ok(Some(message)) => message,
+                    Ok(None) => {
+                        return Err(Error::Refused(
+                            "the controller ended the stream; the change is applied, `rctl ps` shows how it goes".into(),
+                        ));
+                    }
+                    // Another controller goes on where this one left off.
+                    Err(status) => {
+                        patience.broke(status).await?;
+                        match begin(&mut client, goal, last).await? {
+                            Some(again) => stream = again,
+                            None => return Ok(Verdict::Reached),
+                        }
+                        continue;
+                    }
                 };
+                patience.renew();
+                last = message.version;
                 let services: Vec<ServiceView> = all(message.services)?;
                 let tasks: Vec<Task> = all(message.tasks)?;
                 seen.services = services.into_iter().filter(|view| goal.concerns(&view.id)).collect();
@@ -179,6 +187,20 @@ async fn watch(
                 .draw(&seen.services, &seen.tasks, now())
                 .map_err(|error: io::Error| Error::io("cannot write to the terminal", error))?;
         }
+    }
+}
+
+/// `None`: what was to go has gone before it could be watched.
+async fn begin(
+    client: &mut Client,
+    goal: &Goal,
+    after: u64,
+) -> Result<Option<tonic::Streaming<wire::WatchResponse>>, Error> {
+    let request = wire::WatchRequest { filter: Some(goal.filter()), after };
+    match client.watch(request).await {
+        Ok(stream) => Ok(Some(stream.into_inner())),
+        Err(status) if status.code() == tonic::Code::NotFound && goal.services.is_empty() => Ok(None),
+        Err(status) => Err(status.into()),
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn nodes(format: Format, client: &mut Client) -> Result<Ending,
 }
 
 /// Beside a table of nothing but its header; on stderr, so that what reads the table finds only the table.
-fn say_why_empty(format: Format, why: &str) {
+pub(super) fn say_why_empty(format: Format, why: &str) {
     if matches!(format, Format::Table | Format::Wide) {
         anstream::eprintln!("{why}");
     }

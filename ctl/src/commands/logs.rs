@@ -12,7 +12,7 @@ use roster_proto::{
     wire,
 };
 
-use super::{now, target};
+use super::{follow::Patience, now, target};
 use crate::{
     cli::{Logs, Moment},
     client::Client,
@@ -26,27 +26,68 @@ pub(super) async fn run(args: Logs, client: &mut Client) -> Result<Ending, Error
         tail: args.tail,
         follow: args.follow,
     };
-    let (reading, answer) = target::first_that_exists(target::readings(&args.target), |filter| {
+    let (filter, answer) = target::first_that_exists(target::readings(&args.target), |filter| {
         let mut client = client.clone();
         async move {
             client.logs(wire::LogsRequest { filter: Some(filter), query: Some(query), ..Default::default() }).await
         }
     })
     .await?;
-    let mut stream = answer.into_inner();
-    let mut printer =
-        Printer { prefixed: reading.task.is_none(), timestamps: args.timestamps, colours: BTreeMap::new() };
-    loop {
-        tokio::select! {
-            line = stream.message() => match line? {
-                Some(line) => printer.print(&LogLine::try_from(line)?).map_err(|error| Error::io("cannot print", error))?,
-                None => return Ok(Ending::Done),
-            },
-            interrupt = tokio::signal::ctrl_c() => {
-                interrupt.map_err(|error| Error::io("cannot listen for Ctrl-C", error))?;
-                return Ok(Ending::Detached);
-            }
+    let printer = Printer { prefixed: filter.task.is_none(), timestamps: args.timestamps, colours: BTreeMap::new() };
+    let request = wire::LogsRequest { filter: Some(filter), query: Some(query), ..Default::default() };
+    tokio::select! {
+        ended = follow(client.clone(), request, answer.into_inner(), printer) => ended.map(|()| Ending::Done),
+        interrupt = tokio::signal::ctrl_c() => {
+            interrupt.map_err(|error| Error::io("cannot listen for Ctrl-C", error))?;
+            Ok(Ending::Detached)
         }
+    }
+}
+
+/// Prints until the end. After a break, each task's lines go on behind the last that was printed.
+async fn follow(
+    mut client: Client,
+    mut request: wire::LogsRequest,
+    mut stream: tonic::Streaming<wire::LogLine>,
+    mut printer: Printer,
+) -> Result<(), Error> {
+    let mut patience = Patience::default();
+    loop {
+        let mut broken = match stream.message().await {
+            Ok(Some(line)) => {
+                patience.renew();
+                note(&mut request.seen, &line);
+                printer.print(&LogLine::try_from(line)?).map_err(|error| Error::io("cannot print", error))?;
+                continue;
+            }
+            Ok(None) => return Ok(()),
+            Err(status) => status,
+        };
+        stream = loop {
+            patience.broke(broken).await?;
+            match client.logs(request.clone()).await {
+                Ok(answer) => break answer.into_inner(),
+                // What was followed has gone meanwhile.
+                Err(status) if status.code() == tonic::Code::NotFound => return Ok(()),
+                Err(status) => broken = status,
+            }
+        };
+    }
+}
+
+/// Tasks that are told apart after a break; of older ones, lines may then come twice. As many as the controller takes.
+const SEEN_TASKS: usize = 2_000;
+
+fn note(seen: &mut BTreeMap<String, wire::LogPosition>, line: &wire::LogLine) {
+    if !seen.contains_key(&line.task) && seen.len() >= SEEN_TASKS {
+        let oldest = seen.iter().min_by_key(|(_, position)| position.nanos).map(|(task, _)| task.clone());
+        oldest.and_then(|task| seen.remove(&task));
+    }
+    let position = seen.entry(line.task.clone()).or_default();
+    if position.nanos == line.nanos {
+        position.lines = position.lines.saturating_add(1);
+    } else {
+        *position = wire::LogPosition { nanos: line.nanos, lines: 1 };
     }
 }
 

@@ -1,8 +1,11 @@
 //! One module a command. Each asks the controller, waits where waiting is wanted, and prints.
 
 mod apply;
+mod cluster;
+mod context;
 mod converge;
 mod events;
+mod follow;
 mod image;
 mod inspect;
 mod list;
@@ -10,24 +13,29 @@ mod logs;
 mod remove;
 mod scale;
 mod target;
+mod token;
+mod user;
 mod version;
 
-use std::{io::Write, time::SystemTime};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::SystemTime,
+};
 
 use clap::CommandFactory;
 use roster_proto::{convert::ConvertError, time::Timestamp};
 use serde::Serialize;
 
 use crate::{
-    cli::{Cli, Command, Node},
+    cli::{Cli, Command, Node, Sure},
     client,
     error::{Ending, Error},
     render::{Format, table::Table},
 };
 
 pub async fn run(cli: Cli) -> Result<Ending, Error> {
-    let endpoint = cli.endpoint;
-    let connect = || client::connect(&endpoint);
+    let wishes = cli.connection.wishes();
+    let connect = || client::control(&wishes);
     match cli.command {
         Command::Apply(args) => apply::apply(args, connect).await,
         Command::Plan(args) => apply::plan(args, connect).await,
@@ -40,13 +48,34 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Rm(args) => remove::run(args, &mut connect().await?).await,
         Command::Events(args) => events::run(args, &mut connect().await?).await,
         Command::Image(args) => image::run(args, &mut connect().await?).await,
-        Command::Version(args) => version::run(args, connect).await,
+        Command::Cluster(args) => cluster::run(args, &wishes).await,
+        Command::Token(args) => token::run(args, &wishes).await,
+        Command::User(args) => user::run(args, &wishes).await,
+        Command::Context(args) => context::run(args, wishes).await,
+        Command::Version(args) => version::run(args, &wishes).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rctl", &mut script);
             write_out(&String::from_utf8_lossy(&script))?;
             Ok(Ending::Done)
         }
+    }
+}
+
+/// Asks before what cannot be taken back. Who is not at a terminal has to say so beforehand.
+fn confirm(sure: &Sure, question: &str) -> Result<(), Error> {
+    if sure.yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Error::Usage(format!("{question} Nobody can be asked here: add --yes when it is meant")));
+    }
+    anstream::eprint!("{question} Type yes to go on: ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(|error| Error::io("cannot read the answer", error))?;
+    match answer.trim() {
+        "yes" => Ok(()),
+        _ => Err(Error::Usage("nothing was done".to_owned())),
     }
 }
 

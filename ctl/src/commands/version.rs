@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::{
     cli::Version,
-    client::Client,
+    client::{self, Wishes},
     error::{Ending, Error},
 };
 
@@ -14,8 +14,11 @@ struct Versions {
     rctl: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     controller: Option<Controller>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<Leader>,
 }
 
+/// The one that answered.
 #[derive(Serialize)]
 struct Controller {
     version: String,
@@ -24,28 +27,46 @@ struct Controller {
     term: u64,
 }
 
-pub(super) async fn run<F>(args: Version, connect: impl FnOnce() -> F) -> Result<Ending, Error>
-where
-    F: Future<Output = Result<Client, Error>>,
-{
-    let controller = if args.client {
-        None
-    } else {
-        let wire::VersionResponse { version, state_version, leader, term } =
-            connect().await?.version(wire::VersionRequest {}).await?.into_inner();
-        Some(Controller { version, state_version, leader, term })
-    };
-    let versions = Versions { rctl: env!("CARGO_PKG_VERSION"), controller };
-    let text = args.output.output.document(&versions).unwrap_or_else(|| {
-        let mut text = format!("rctl        {}\n", versions.rctl);
-        if let Some(controller) = &versions.controller {
-            text += &format!(
-                "controller  {} (state version {}, term {})\n",
-                controller.version, controller.state_version, controller.term
-            );
-        }
-        text
-    });
+#[derive(Serialize)]
+struct Leader {
+    name: String,
+    version: String,
+}
+
+pub(super) async fn run(args: Version, wishes: &Wishes) -> Result<Ending, Error> {
+    let mut versions = Versions { rctl: env!("CARGO_PKG_VERSION"), controller: None, leader: None };
+    if !args.client {
+        let answer = client::control(wishes).await?.version(wire::VersionRequest {}).await?.into_inner();
+        let wire::VersionResponse { version, state_version, leader, term } = answer;
+        versions.leader = who_leads(wishes, leader).await?;
+        versions.controller = Some(Controller { version, state_version, leader, term });
+    }
+    let text = args.output.output.document(&versions).unwrap_or_else(|| table(&versions));
     super::write_out(&text)?;
     Ok(Ending::Done)
+}
+
+/// What the one that answered knows of it, so that a cluster without a leader shows its versions too.
+async fn who_leads(wishes: &Wishes, leader: u64) -> Result<Option<Leader>, Error> {
+    let wishes = Wishes { stale: true, ..wishes.clone() };
+    let status = match client::cluster(&wishes).await?.status(wire::ClusterStatusRequest {}).await {
+        Ok(status) => status.into_inner(),
+        // The one that answered is of a release that knew of no clusters.
+        Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(None),
+        Err(status) => return Err(status.into()),
+    };
+    let known = status.controllers.into_iter().find(|controller| controller.id == leader);
+    Ok(known.map(|controller| Leader { name: controller.name, version: controller.release }))
+}
+
+fn table(versions: &Versions) -> String {
+    let mut text = format!("rctl        {}\n", versions.rctl);
+    if let Some(Controller { version, state_version, term, .. }) = &versions.controller {
+        text += &format!("controller  {version} (state version {state_version}, term {term})\n");
+        text += &match &versions.leader {
+            Some(leader) => format!("leader      {} ({})\n", leader.version, leader.name),
+            None => "leader      none known\n".to_owned(),
+        };
+    }
+    text
 }

@@ -92,6 +92,14 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, Problems> {
     Ok(Loaded { stack, warnings })
 }
 
+/// Any YAML as plain data, with what is wrong told as of a spec.
+pub(crate) fn document(name: &str, text: &str) -> Result<serde_json::Value, Problems> {
+    let mut diagnostics = Diagnostics::default();
+    let root = yaml::parse(&Source::new(name, text), &mut diagnostics);
+    let (root, _) = diagnostics.finish(root)?;
+    Ok(json::value(&root))
+}
+
 fn read(source: &Source, folder: &Path, options: &Options, diagnostics: &mut Diagnostics) -> Option<StackSpec> {
     let process = options.environment.clone();
     let file = environment::project_file(folder, options.env_file.as_deref(), &process, diagnostics);

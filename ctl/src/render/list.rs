@@ -21,6 +21,15 @@ pub fn ago(now: Timestamp, then: Timestamp) -> String {
     Brief(now.since(then)).to_string()
 }
 
+/// Of a moment that may lie on either side.
+pub fn ago_or_ahead(now: Timestamp, then: Timestamp) -> String {
+    if then > now { format!("in {}", Brief(then.since(now))) } else { format!("{} ago", ago(now, then)) }
+}
+
+pub fn bytes(count: u64) -> String {
+    Bytes(count).to_string()
+}
+
 /// The cause as one would say it now: moments ahead become durations.
 pub fn cause(cause: &Cause, now: Timestamp) -> String {
     match cause {

@@ -1,5 +1,6 @@
 //! From domain values to text. Pure: the present moment and the terminal's width are arguments.
 
+pub mod cluster;
 pub mod inspect;
 pub mod list;
 pub mod plan;

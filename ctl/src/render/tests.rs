@@ -11,6 +11,7 @@ use roster_proto::{
     spec::{Protocol, ServiceSpec},
     task::{Desired, Health, StopReason, Task, TaskState, TaskStatus},
     time::Timestamp,
+    wire,
 };
 
 use super::*;
@@ -263,4 +264,96 @@ fn a_spec_in_composes_words_reads_back_the_same() {
     for (name, service) in &stack.services {
         assert_eq!(read.stack.services.get(name), Some(service), "{name}");
     }
+}
+
+fn controller(
+    number: u64,
+    name: &str,
+    role: wire::controller::Role,
+    reachable: bool,
+    matched: u64,
+) -> wire::Controller {
+    wire::Controller {
+        id: 0x9f3c_51d2_a7e8_0b00 + number,
+        name: name.to_owned(),
+        address: format!("10.0.0.{number}:7640"),
+        role: role.into(),
+        release: "0.1.0".to_owned(),
+        reachable,
+        matched,
+        last_heard: before(if reachable { 0 } else { 40 }).0,
+    }
+}
+
+fn cluster_of_four() -> wire::ClusterStatus {
+    use wire::controller::Role;
+    let controllers = vec![
+        controller(1, "vm1", Role::Voter, true, 4711),
+        controller(2, "vm2", Role::Voter, true, 4709),
+        controller(3, "vm3", Role::Voter, false, 4200),
+        controller(4, "vm4", Role::Spare, true, 4711),
+    ];
+    wire::ClusterStatus {
+        cluster: "k3f9x2abk3f9x2ab".to_owned(),
+        leader: controllers[0].id,
+        term: 7,
+        commit: 4711,
+        version: 4711,
+        answered_by: controllers[0].id,
+        controllers,
+        settings: Some(wire::ClusterSettings {
+            replace_controller_after: 120_000_000,
+            brake_for: 0,
+            certificate_lifetime: 90 * 24 * 3600 * 1_000_000,
+        }),
+        brake: Some(wire::Brake {
+            since: before(12).0,
+            until: Some(NOW.0 + 588_000_000),
+            nodes: vec!["vm5".to_owned(), "vm6".to_owned()],
+        }),
+        authorities: vec!["5d41402abc4b2a76".to_owned()],
+    }
+}
+
+#[test]
+fn the_cluster() {
+    let whole = cluster_of_four();
+    let show =
+        |status: &wire::ClusterStatus, wide| plain(&cluster::status(&cluster::ClusterView::new(status, NOW), wide));
+    insta::assert_snapshot!("cluster", show(&whole, false));
+    insta::assert_snapshot!("cluster_wide", show(&whole, true));
+    let json = Format::Json.document(&cluster::ClusterView::new(&whole, NOW)).unwrap();
+    insta::assert_snapshot!("cluster_json", json);
+
+    // A follower that has lost the others: it says what it knows, and of the rest that it does not know.
+    let mut alone = whole.clone();
+    (alone.leader, alone.answered_by, alone.brake) = (0, whole.controllers[1].id, None);
+    alone.controllers.iter_mut().for_each(|controller| controller.reachable = false);
+    insta::assert_snapshot!("cluster_without_leader", show(&alone, false));
+
+    let fresh = wire::ClusterStatus { leader: 1, answered_by: 1, term: 1, ..Default::default() };
+    insta::assert_snapshot!("cluster_never_initialised", show(&fresh, false));
+    insta::assert_snapshot!("cluster_settings", cluster::settings(&whole.settings.unwrap()));
+}
+
+#[test]
+fn tokens_and_users() {
+    let token = |id: &str, role: &str, uses_left| wire::TokenView {
+        id: id.to_owned(),
+        role: role.to_owned(),
+        created: before(3600).0,
+        expires: NOW.0 + 82_800_000_000,
+        uses_left,
+    };
+    let tokens = [token("k3f9x2ab", "controller", 1), token("m4t5z6cd", "agent", 99)];
+    insta::assert_snapshot!("tokens", plain(&cluster::tokens(&tokens, NOW).render()));
+    assert_eq!(cluster::token_limits(&tokens[0], NOW), ", once, within 23h0m");
+    let user = |name: &str, role: &str, expires| wire::UserView {
+        name: name.to_owned(),
+        role: role.to_owned(),
+        created: before(90_000).0,
+        expires,
+    };
+    let users = [user("ann", "admin", NOW.0 + 5_000_000), user("bob", "viewer", before(60).0)];
+    insta::assert_snapshot!("users", plain(&cluster::users(&users, NOW).render()));
 }

@@ -1,0 +1,54 @@
+//! The connection to the controllers: where they are, as whom to speak, and what to do when one goes away.
+//!
+//! Absent: any knowledge of the commands. They hold generated clients over a [`Transport`], which finds a controller
+//! that answers and makes a call again where that is safe.
+
+mod endpoint;
+mod target;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+use roster_proto::{
+    replay::Again,
+    wire::{cluster_client::ClusterClient, control_client::ControlClient, local_client::LocalClient},
+};
+
+pub use self::{
+    endpoint::Endpoint,
+    target::{Target, Wishes},
+    transport::Transport,
+};
+use crate::error::Error;
+
+/// Where a controller listens on its own host.
+pub const LOCAL_ENDPOINT: &str = "unix:///run/roster/controller.sock";
+
+/// A listing of a full cluster with long specs stays below this.
+const MAX_ANSWER: usize = 64 << 20;
+
+pub type Client = ControlClient<Transport>;
+
+/// Connects at once, so that a missing controller is told before any work begins.
+pub async fn control(wishes: &Wishes) -> Result<Client, Error> {
+    Ok(control_over(wishes.target()?.connect().await?))
+}
+
+pub fn control_over(transport: Transport) -> Client {
+    ControlClient::new(transport).max_decoding_message_size(MAX_ANSWER)
+}
+
+pub async fn cluster(wishes: &Wishes) -> Result<ClusterClient<Transport>, Error> {
+    Ok(ClusterClient::new(wishes.target()?.connect().await?).max_decoding_message_size(MAX_ANSWER))
+}
+
+/// What only root on the controller's own host may ask.
+pub async fn local(wishes: &Wishes) -> Result<LocalClient<Transport>, Error> {
+    Ok(LocalClient::new(wishes.local_target()?.connect().await?))
+}
+
+/// Whether a stream that ended so can be taken up again with another controller.
+pub fn goes_on(status: &tonic::Status) -> bool {
+    Again::of_status(status) != Again::Never
+}
