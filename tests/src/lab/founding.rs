@@ -68,7 +68,7 @@ impl Lab {
     }
 
     fn token(&self, host: &Host, role: &str) -> Result<String> {
-        Ok(self.rctl(host, &["token", "create", role, "--quiet"])?.trim().to_owned())
+        Ok(self.rctl(host, &["token", "create", "--role", role, "--quiet"])?.trim().to_owned())
     }
 
     fn is_member(&self, host: &Host) -> Result<bool> {

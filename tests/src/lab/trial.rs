@@ -177,9 +177,7 @@ impl Trial {
     pub fn leader(&self) -> String {
         wait::until("a leader", || {
             let status = self.status().ok_or("no answer")?;
-            let of = |controller: &&Value| controller["id"] == status["leader"] && !status["leader"].is_null();
-            let found = status["controllers"].as_array().into_iter().flatten().find(of);
-            found.and_then(|controller| controller["name"].as_str()).map(str::to_owned).ok_or("nobody leads")
+            status["leader"].as_str().map(str::to_owned).ok_or("nobody leads")
         })
     }
 
