@@ -249,5 +249,5 @@ async fn next_frame(
         frame.push(message);
     }
     flow.bytes.fetch_sub(bytes, Ordering::AcqRel);
-    wire::RaftMessages { hello: None, messages: frame.into_iter().map(Into::into).collect() }
+    wire::RaftMessages { hello: None, messages: frame }
 }

@@ -253,10 +253,9 @@ async fn until(
             return Err(format!("waited {PATIENCE:?} for {what}"));
         }
         while let Some(ended) = agents.try_join_next() {
-            match ended {
-                Ok(Err(error)) => return Err(error),
-                // Only the one that was told to die.
-                Ok(Ok(())) | Err(_) => {}
+            // A join that fails is of the one that was told to die.
+            if let Ok(Err(error)) = ended {
+                return Err(error);
             }
         }
         tokio::time::sleep(every).await;

@@ -116,7 +116,7 @@ impl Disk for Filmed {
         let sequence = witness.sequence;
         self.disk.write(batch, witness)?;
         self.shoot();
-        if sequence % 5 == 0 {
+        if sequence.is_multiple_of(5) {
             self.disk.catch_up()?;
             self.shoot();
         }
