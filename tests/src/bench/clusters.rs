@@ -4,6 +4,7 @@ use super::{
     agents,
     etcd::{self, Etcd},
     failover::{self, Rounds},
+    plans,
     report::{Aim, Row},
     swarm,
     swarms::Swarms,
@@ -102,6 +103,31 @@ pub fn agents() -> Result<Vec<Row>, String> {
         row("the same, from its silence to running", figures.replaced, "s", 5.0),
         row("the leader's resident memory", figures.memory, "MiB", 300.0),
     ])
+}
+
+/// In this process: how one plan grows with the cluster.
+pub fn plan() -> Result<Vec<Row>, String> {
+    const NAMES: [&str; 5] = [
+        "a node lost of 10, 40 tasks",
+        "of 100, 400 tasks",
+        "of 500, 2,000 tasks",
+        "of 1,000, 4,000 tasks",
+        "of 5,000, 20,000 tasks",
+    ];
+    let mut rows = Vec::new();
+    let mut took = Vec::new();
+    for (name, nodes) in NAMES.into_iter().zip(plans::NODES) {
+        let measured = plans::measure(nodes)?;
+        took.push((nodes, measured.node_lost));
+        let aim = if nodes == 1_000 { Aim::AtMost(100.0) } else { Aim::Stated };
+        rows.push(Row::new("plan", name, (measured.node_lost, "ms"), None, aim));
+        if nodes == 5_000 {
+            rows.push(Row::new("plan", "nothing to do, 5,000 nodes", (measured.at_rest, "ms"), None, Aim::Stated));
+        }
+    }
+    let growth = plans::growth(took[1], took[4]);
+    rows.push(Row::new("plan", "growth from 100 to 5,000: nodes to the power", (growth, ""), None, Aim::Stated));
+    Ok(rows)
 }
 
 fn in_lab<T>(

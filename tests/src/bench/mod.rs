@@ -7,6 +7,7 @@ pub mod agents;
 pub mod clusters;
 pub mod etcd;
 pub mod failover;
+pub mod plans;
 pub mod report;
 pub mod roster;
 pub mod swarm;

@@ -8,6 +8,8 @@ pub enum Aim {
     Times(f64),
     /// At most so much.
     AtMost(f64),
+    /// Nothing: it is only stated.
+    Stated,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -21,7 +23,7 @@ pub struct Row {
     /// How many times better than the peer.
     pub ratio: Option<f64>,
     pub aim: String,
-    /// `None`: the aim is a ratio and the peer is absent.
+    /// `None`: the aim is a ratio and the peer is absent, or there is none.
     pub met: Option<bool>,
 }
 
@@ -38,6 +40,7 @@ impl Row {
         let (aim, met) = match aim {
             Aim::Times(times) => (format!("{times}x"), ratio.map(|ratio| ratio >= times)),
             Aim::AtMost(most) => (format!("<= {most} {unit}"), Some(value <= most)),
+            Aim::Stated => ("-".to_owned(), None),
         };
         Self {
             bench,
@@ -97,7 +100,8 @@ pub fn print(rows: &[Row], json: bool) {
             match row.met {
                 Some(true) => "yes",
                 Some(false) => "NO",
-                None => "no peer",
+                None if row.peer.is_none() && row.aim != "-" => "no peer",
+                None => "-",
             }
         );
     }

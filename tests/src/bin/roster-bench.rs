@@ -15,7 +15,8 @@ use roster_tests::{
     drive::Drive,
 };
 
-const BENCHES: [&str; 9] = ["apply", "scale", "restart", "health", "weight", "failover", "cut", "writes", "agents"];
+const BENCHES: [&str; 10] =
+    ["apply", "scale", "restart", "health", "weight", "failover", "cut", "writes", "agents", "plan"];
 /// The first so many need one host only.
 const ON_ONE_HOST: usize = 5;
 /// The peer gets one where it takes seconds.
@@ -70,7 +71,8 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
             "failover" => clusters::failover(!arguments.no_peers)?,
             "cut" => clusters::cut(!arguments.no_peers)?,
             "writes" => clusters::writes(!arguments.no_peers)?,
-            _ => clusters::agents()?,
+            "agents" => clusters::agents()?,
+            _ => clusters::plan()?,
         };
         print(&rows, arguments.json);
     }
