@@ -1,0 +1,123 @@
+//! Who belongs to the cluster: joining, leaving, a majority lost for good, a cluster restored.
+
+use std::{collections::BTreeSet, fs};
+
+use nix::sys::signal::Signal;
+use roster_tests::{
+    drive::Drive,
+    lab::{Daemon, trial::Trial},
+    wait,
+};
+
+use super::{node, pids, sleepers};
+
+/// Names of the controllers with this role.
+fn controllers(trial: &Trial, role: &str) -> BTreeSet<String> {
+    let status = trial.status().unwrap_or_default();
+    let all = status["controllers"].as_array().cloned().unwrap_or_default();
+    let wanted = all.iter().filter(|controller| controller["role"] == role);
+    wanted.filter_map(|controller| controller["name"].as_str().map(str::to_owned)).collect()
+}
+
+#[track_caller]
+fn until_voters(trial: &Trial, names: &[&str]) {
+    let wanted: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    wait::until(&format!("{names:?} to be the voters"), || {
+        let found = controllers(trial, "voter");
+        if found == wanted { Ok(()) } else { Err((found, trial.status())) }
+    });
+}
+
+#[test]
+fn a_node_that_joins_gets_its_part() {
+    let mut trial = Trial::up(3, 1);
+    let global = "name: everywhere\nservices:\n  s:\n    image: roster-hello\n    init: true\n    command: sleep inf\n    \
+                  network_mode: none\n    deploy: {mode: global}\n";
+    trial.apply(global);
+    trial.until_running(3);
+    trial.grow(4, 1);
+    let tasks = trial.until_running(4);
+    assert!(tasks.iter().any(|task| node(task) == "h4"), "{tasks:#?}");
+    trial.down();
+}
+
+#[test]
+fn one_controller_becomes_three_and_a_dead_one_is_removed() {
+    let mut trial = Trial::up(3, 1);
+    trial.apply(&sleepers("a", 3));
+    let before = pids(&trial.until_running(3));
+    trial.grow(3, 3);
+    until_voters(&trial, &["h1", "h2", "h3"]);
+
+    trial.kill("h3");
+    trial.ok(&["cluster", "remove", "h3", "--yes"]);
+    until_voters(&trial, &["h1", "h2"]);
+    // The leader too can be taken out; it hands over.
+    let leader = trial.leader();
+    let other = if leader == "h1" { "h2" } else { "h1" };
+    trial.on(&leader).ok(&["cluster", "leave", "--yes"]);
+    until_voters(&trial, &[other]);
+    assert_eq!(trial.leader(), other);
+    trial.on(other).ok(&["ps"]);
+    let after = pids(&trial.until_running(3));
+    assert_eq!(before.intersection(&after).count(), 2, "only the dead host's task was replaced");
+    trial.down();
+}
+
+#[test]
+fn a_survivor_goes_on_alone_when_the_majority_is_lost() {
+    let trial = Trial::up(4, 3);
+    trial.apply(&sleepers("a", 4));
+    let before = pids(&trial.until_running(4));
+    trial.kill("h2");
+    trial.kill("h3");
+    let refused = trial.on("h1").rctl(&["scale", "--detach", "s=5"]);
+    assert!(
+        refused.code != 0 && refused.stderr.contains("no leader"),
+        "without a majority nothing is taken: {refused:?}"
+    );
+
+    trial.on("h1").ok(&["cluster", "recover", "--lost", "h2", "--lost", "h3", "--yes"]);
+    trial.on("h1").ok(&["scale", "--detach", "s=5"]);
+    wait::until("five tasks on the two hosts that are left", || {
+        let running = trial.running();
+        if running.len() == 5 { Ok(()) } else { Err(running) }
+    });
+    until_voters(&trial, &["h1"]);
+    let after = pids(&trial.until_running(5));
+    assert!(before.intersection(&after).count() >= 2, "what ran on the hosts that are left runs on");
+    trial.down();
+}
+
+#[test]
+fn a_backup_brings_a_lost_cluster_back_under_the_running_tasks() {
+    let trial = Trial::up(4, 3);
+    trial.apply(&sleepers("a", 8));
+    let before = pids(&trial.until_running(8));
+    let file = trial.spec_file().with_file_name("cluster.backup");
+    let file = file.to_str().expect("a path of ours");
+    trial.ok(&["cluster", "backup", file]);
+    assert_eq!(fs::metadata(file).expect("it is written").len().min(1), 1);
+
+    // Every controller's disk is gone; the agents and their tasks live on.
+    for name in ["h1", "h2", "h3"] {
+        trial.signal(name, Daemon::Controller, Signal::SIGKILL);
+        fs::remove_dir_all(trial.host(name).data.join("controller")).expect("it was there");
+    }
+    for name in ["h1", "h2", "h3"] {
+        trial.start_daemon(name, Daemon::Controller);
+    }
+    wait::until("h1 to take the backup", || {
+        let restored = trial.on("h1").rctl(&["cluster", "restore", file]);
+        if restored.code == 0 { Ok(()) } else { Err(restored) }
+    });
+    trial.until_nodes("Ready", &["h1", "h2", "h3", "h4"]);
+    assert_eq!(pids(&trial.until_running(8)), before, "no task was touched");
+
+    // The others join anew.
+    trial.done(trial.lab.up(|what| eprintln!("lab: {what}")));
+    until_voters(&trial, &["h1", "h2", "h3"]);
+    trial.apply(&sleepers("b", 1));
+    trial.until_running(9);
+    trial.down();
+}
