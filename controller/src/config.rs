@@ -53,12 +53,13 @@ pub struct Config {
     #[arg(long, value_name = "PATH", env = "ROSTER_CONTROLLER_SOCKET", default_value = "/run/roster/controller.sock")]
     pub socket: PathBuf,
 
-    /// Also listen on this TCP address; loopback only
+    /// Also listen on this TCP address, for the other controllers, the agents and people
     ///
-    /// Connections are not authenticated yet: every local user who can connect has the controller's full power. Refused
-    /// for any other address until certificates exist.
-    #[arg(long, value_name = "ADDR:PORT", env = "ROSTER_CONTROLLER_LISTEN")]
-    pub listen: Option<Loopback>,
+    /// In a cluster it speaks TLS, and asks everybody for a certificate of this cluster. Before `rctl cluster init` or
+    /// `join` it answers on loopback only, without asking: every local user who can connect has the controller's full
+    /// power; at any other address callers are sent away. The port is usually 7640.
+    #[arg(long, value_name = "ADDR:PORT", env = "ROSTER_CONTROLLER_LISTEN", value_parser = socket_address)]
+    pub listen: Option<SocketAddr>,
 
     /// Where others reach --listen, when not at the address it names
     ///
@@ -123,7 +124,7 @@ pub enum AddressError {
     #[error("write it as ADDRESS:PORT, for example 127.0.0.1:7640")]
     Unreadable,
     #[error(
-        "{0} can be reached from other machines; only loopback until certificates exist: use 127.0.0.1:{port} or [::1]:{port}",
+        "{0} can be reached from other machines, and nobody is asked for a certificate here: use 127.0.0.1:{port} or [::1]:{port}",
         port = .0.port()
     )]
     NotLoopback(SocketAddr),
@@ -132,8 +133,7 @@ pub enum AddressError {
 impl Config {
     /// HOST:PORT at which others are to reach this controller; `None` when it does not say.
     pub(crate) fn advertised(&self) -> Option<String> {
-        let listened = self.listen.map(Loopback::addr);
-        let listened = listened.filter(|addr| !addr.ip().is_unspecified() && addr.port() != 0);
+        let listened = self.listen.filter(|addr| !addr.ip().is_unspecified() && addr.port() != 0);
         self.advertise.clone().or_else(|| listened.map(|addr| addr.to_string()))
     }
 }
@@ -145,6 +145,10 @@ fn host_and_port(text: &str) -> Result<String, String> {
         }
         _ => Err("write it as HOST:PORT, for example 10.0.0.1:7640".to_owned()),
     }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, AddressError> {
+    text.parse().map_err(|_| AddressError::Unreadable)
 }
 
 impl Loopback {
@@ -194,15 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_addresses_are_listened_on() {
+    fn what_asks_for_no_certificate_is_on_loopback_only() {
         for address in ["0.0.0.0:7640", "192.0.2.7:7640", "[::]:7640"] {
-            for flag in ["--listen", "--metrics"] {
-                let error = parse(&[flag, address]).expect_err("must be refused");
-                assert!(error.contains("only loopback until certificates exist: use 127.0.0.1:7640"), "{error}");
-            }
+            let error = parse(&["--metrics", address]).expect_err("must be refused");
+            assert!(error.contains("nobody is asked for a certificate here: use 127.0.0.1:7640"), "{error}");
+            parse(&["--listen", address]).expect("TLS guards it");
         }
         let config = parse(&["--listen", "[::1]:0", "--metrics", "none"]).expect("loopback is fine");
-        assert_eq!(config.listen.map(|l| l.addr().to_string()).as_deref(), Some("[::1]:0"));
+        assert_eq!(config.listen.map(|l| l.to_string()).as_deref(), Some("[::1]:0"));
         assert_eq!(config.metrics, MetricsListen::Off);
         assert!(parse(&["--listen", "localhost"]).expect_err("no port").contains("write it as ADDRESS:PORT"));
     }

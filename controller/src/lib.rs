@@ -37,8 +37,10 @@ pub mod api;
 pub mod cluster;
 pub mod config;
 pub mod dispatch;
+mod doors;
 pub mod forward;
 mod home;
+mod identity;
 pub mod leader;
 pub mod listen;
 mod local;
@@ -54,7 +56,6 @@ pub mod telemetry;
 use std::{os::unix::fs::DirBuilderExt, sync::Arc, time::Duration};
 
 use roster_proto::id::PeerId;
-use roster_tls::Identity;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +65,9 @@ use self::{
     cluster::Cluster,
     config::Config,
     dispatch::{Dispatcher, Rounds, Sessions, broker::Broker},
+    doors::{Connections, Doors},
     home::{Home, Standing},
+    identity::OwnIdentity,
     leader::{Reconciler, liveness::Liveness, membership::Membership},
     listen::ListenError,
     local::{Here, Life, Local},
@@ -169,8 +172,12 @@ async fn belong(
         Standing::Joining(identity, join) => (Some(identity), Some(join.address.clone())),
         Standing::Member(identity) => (Some(identity), None),
     };
-    let peers = match identity {
-        Some(identity) => Some(meet(config, &home, identity, address, &stopping)?),
+    let own = match identity {
+        Some(identity) => Some(OwnIdentity::new(home.identity(), (**identity).clone()).map_err(RunError::Tls)?),
+        None => None,
+    };
+    let peers = match &own {
+        Some(own) => Some(meet(config, &home, own, address, &stopping)?),
         None => None,
     };
     // The store outlives the servers, so that what they still have under way is answered.
@@ -195,8 +202,7 @@ async fn belong(
         None => Here::Alone(cluster.clone()),
     };
     let local = Local::new(config.clone(), life.clone(), here);
-    let identity = identity.map(|identity| Identity::clone(identity));
-    let mut servers = serve(config, listeners.clone(), &cluster, local, identity, &metrics, &stopping).await?;
+    let mut servers = serve(config, listeners.clone(), &cluster, local, own, &metrics, &stopping).await?;
     tracing::info!(socket = %config.socket.display(), data = %config.data_dir.display(), "the controller serves");
     let mut closed = false;
     let served = loop {
@@ -245,15 +251,16 @@ async fn open(
 fn meet(
     config: &Config,
     home: &Home,
-    identity: &Identity,
+    own: &OwnIdentity,
     joined_as: Option<String>,
     stopping: &CancellationToken,
 ) -> Result<Peers, RunError> {
+    let identity = own.identity();
     let id = identity.peer.map(PeerId).ok_or_else(|| RunError::NoPeer(home.identity().path()))?;
     let me = Me { id, cluster: identity.cluster.clone(), address: config.advertised().or(joined_as) };
-    let client = roster_tls::client_config(identity).map_err(RunError::Tls)?;
+    let own = own.clone();
     let dial: peers::Dial = Arc::new(move |address| {
-        let client = client.clone();
+        let client = own.client();
         Box::pin(async move { roster_tls::connect(&[address], client).await })
     });
     Ok(Peers::new(me, dial, home.incoming(), stopping.clone()))
@@ -277,7 +284,7 @@ async fn serve(
     listeners: Listeners,
     cluster: &Cluster,
     local: Local,
-    identity: Option<Identity>,
+    own: Option<OwnIdentity>,
     metrics: &Arc<Metrics>,
     stopping: &CancellationToken,
 ) -> Result<JoinSet<Result<(), RunError>>, RunError> {
@@ -297,10 +304,15 @@ async fn serve(
         Here::Member(_, peers) => Some(peers.clone()),
         Here::Waiting | Here::Alone(_) => None,
     };
-    let of_cluster = ClusterApi { cluster: cluster.clone(), peers: peers.clone(), shutdown: stopping.clone() };
-    let enroll = EnrollApi { cluster: cluster.clone() };
+    let of_cluster = ClusterApi {
+        cluster: cluster.clone(),
+        peers: peers.clone(),
+        shutdown: stopping.clone(),
+        rotation: Arc::default(),
+    };
+    let enroll = EnrollApi { cluster: cluster.clone(), sessions: sessions.clone() };
     let raft = peers.as_ref().map(Peers::service);
-    let services = Services::new(api, dispatcher, of_cluster, enroll, raft, local).await?;
+    let services = Services::new(api, dispatcher, of_cluster, enroll, raft, local, Doors::new(cluster.watch())).await?;
 
     let mut servers = JoinSet::new();
     let until_stopped = |work: futures::future::BoxFuture<'static, ()>| {
@@ -323,10 +335,12 @@ async fn serve(
     servers.spawn(async move { Ok(on_unix.on_unix(unix, token).await?) });
     if let Some(tcp) = tcp {
         let token = stopping.clone();
-        match identity {
-            Some(identity) => {
-                let tls = roster_tls::server_config(&identity).map_err(RunError::Tls)?;
-                servers.spawn(async move { Ok(services.on_tls(tcp, tls, token).await?) });
+        match own {
+            Some(own) => {
+                let connections = Connections::default();
+                let fresh = identity::keep_fresh(own.clone(), cluster.clone(), connections.clone());
+                servers.spawn(until_stopped(Box::pin(fresh)));
+                servers.spawn(async move { Ok(services.on_tls(tcp, own, connections, token).await?) });
             }
             None => {
                 servers.spawn(async move { Ok(services.on_tcp(tcp, token).await?) });

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: the socket never exists with a mode wider than 0600; a live controller's socket is never taken over; a
 //! connection whose peer is neither root nor the controller's own user is closed before a byte of it is read. Absent:
-//! authentication on TCP, which is why only loopback addresses get that far.
+//! who may come in by TCP, which is [`crate::doors`]'s.
 
 use std::{
     fs, io,
@@ -14,9 +14,9 @@ use std::{
 };
 
 use futures::{Stream, stream};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-use crate::config::{Config, Loopback, MetricsListen};
+use crate::config::{Config, MetricsListen};
 
 /// Before the next accept when one failed: running out of file descriptors must not become a busy loop.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -52,7 +52,7 @@ impl Listeners {
             None => None,
         };
         let metrics = match config.metrics {
-            MetricsListen::At(addr) => Some(bind_tcp("--metrics", addr).await?),
+            MetricsListen::At(addr) => Some(bind_tcp("--metrics", addr.addr()).await?),
             MetricsListen::Off => None,
         };
         Ok(Self { unix, tcp, metrics })
@@ -67,8 +67,7 @@ impl Listeners {
     }
 }
 
-async fn bind_tcp(flag: &'static str, addr: Loopback) -> Result<Arc<TcpListener>, ListenError> {
-    let addr = addr.addr();
+async fn bind_tcp(flag: &'static str, addr: SocketAddr) -> Result<Arc<TcpListener>, ListenError> {
     TcpListener::bind(addr).await.map(Arc::new).map_err(|source| ListenError::Tcp { flag, addr, source })
 }
 
@@ -134,93 +133,6 @@ impl Drop for UnixSocket {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
         }
     }
-}
-
-/// TCP connections with small messages sent at once. Never ends.
-pub(crate) fn tcp_connections(listener: &TcpListener) -> impl Stream<Item = io::Result<TcpStream>> + use<'_> {
-    stream::unfold(listener, |listener| async move {
-        loop {
-            match listener.accept().await.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
-                Ok(stream) => return Some((Ok(stream), listener)),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    })
-}
-
-/// A connection after its handshake.
-#[derive(Debug)]
-pub(crate) struct Secured(tokio_rustls::server::TlsStream<TcpStream>);
-
-impl tonic::transport::server::Connected for Secured {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl tokio::io::AsyncRead for Secured {
-    fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl tokio::io::AsyncWrite for Secured {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &[u8],
-    ) -> std::task::Poll<io::Result<usize>> {
-        std::pin::Pin::new(&mut self.0).poll_write(context, buffer)
-    }
-
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_shutdown(context)
-    }
-}
-
-/// TLS connections whose handshakes are done; each has a while for it, and a bounded number is under way.
-pub(crate) fn tls_connections(
-    listener: Arc<TcpListener>,
-    config: Arc<rustls::ServerConfig>,
-) -> impl Stream<Item = io::Result<Secured>> {
-    let (ready, connections) = tokio::sync::mpsc::channel(16);
-    tokio::spawn(async move {
-        let accepted = tcp_connections(&listener);
-        futures::pin_mut!(accepted);
-        loop {
-            let stream = tokio::select! {
-                stream = futures::StreamExt::next(&mut accepted) => stream,
-                () = ready.closed() => return,
-            };
-            let Some(Ok(stream)) = stream else { continue };
-            let (config, ready) = (config.clone(), ready.clone());
-            tokio::spawn(async move {
-                match tokio::time::timeout(Duration::from_secs(5), roster_tls::accept(config, stream)).await {
-                    Ok(Ok(accepted)) => drop(ready.send(Ok(Secured(accepted.stream))).await),
-                    Ok(Err(error)) => tracing::warn!(error = crate::status::chain(&error), "refused a connection"),
-                    Err(_) => {}
-                }
-            });
-        }
-    });
-    tokio_stream::wrappers::ReceiverStream::new(connections)
 }
 
 /// By SO_PEERCRED, unix(7): root, or the user the controller itself runs as.

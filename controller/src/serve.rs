@@ -16,7 +16,9 @@ use tonic::{
 use crate::{
     api::{Api, cluster::ClusterApi, enroll::EnrollApi},
     dispatch::Dispatcher,
-    listen::{self, UnixSocket},
+    doors::{self, Connections, Doors, Guarding},
+    identity::OwnIdentity,
+    listen::UnixSocket,
     local::Local,
     peers::RaftService,
 };
@@ -45,6 +47,7 @@ const NO_CLUSTER: &str =
 #[derive(Clone, Debug)]
 pub(crate) struct Services {
     routes: Routes,
+    doors: Doors,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,7 @@ impl Services {
         enroll: EnrollApi,
         raft: Option<RaftService>,
         local: Local,
+        doors: Doors,
     ) -> Result<Self, ServeError> {
         let control = ControlServer::new(api).max_decoding_message_size(MAX_MESSAGE);
         let dispatch = DispatchServer::new(dispatcher).max_decoding_message_size(MAX_MESSAGE);
@@ -82,7 +86,7 @@ impl Services {
         if let Some(raft) = raft {
             routes.add_service(RaftServer::new(raft).max_decoding_message_size(MAX_RAFT_MESSAGE));
         }
-        Ok(Self { routes: routes.routes() })
+        Ok(Self { routes: routes.routes(), doors })
     }
 
     /// Of a controller that waits to be told what to be: whatever else is asked of it is refused with words.
@@ -93,11 +97,11 @@ impl Services {
         routes.add_service(LocalServer::new(local).max_decoding_message_size(MAX_MESSAGE)).add_service(health_service);
         let refuse = || async { Status::failed_precondition(NO_CLUSTER).into_http::<tonic::body::Body>() };
         let router = routes.routes().into_axum_router().fallback(refuse);
-        Ok(Self { routes: router.into() })
+        Ok(Self { routes: router.into(), doors: Doors::of_nobody() })
     }
 
     pub(crate) async fn on_unix(self, socket: Arc<UnixSocket>, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let connections = Box::pin(socket.connections());
+        let connections = Box::pin(doors::local_connections(&socket));
         Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
     }
 
@@ -106,21 +110,28 @@ impl Services {
         listener: Arc<tokio::net::TcpListener>,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
-        let connections = Box::pin(listen::tcp_connections(&listener));
+        let open = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        if !open {
+            tracing::warn!("--listen is for others, who are sent away: this controller is of no cluster yet");
+            shutdown.run_until_cancelled(doors::closed_door(&listener)).await;
+            return Ok(());
+        }
+        let connections = Box::pin(doors::plain_connections(&listener));
         Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
     }
 
     pub(crate) async fn on_tls(
         self,
         listener: Arc<tokio::net::TcpListener>,
-        tls: Arc<rustls::ServerConfig>,
+        own: OwnIdentity,
+        connections: Connections,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
-        let connections = Box::pin(listen::tls_connections(listener, tls));
+        let connections = Box::pin(doors::tls_connections(listener, own, connections));
         Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
     }
 
-    fn router(self) -> Router {
+    fn router(self) -> Router<Guarding> {
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -129,6 +140,7 @@ impl Services {
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(self.doors)
             .add_routes(self.routes)
     }
 }

@@ -1,91 +1,188 @@
-//! How strangers get their first certificate.
+//! How a stranger gets a certificate, and a member a newer one. The leader does both: others pass the call on.
+//!
+//! Guarantees: whoever is admitted has shown the secret of a token that is in force, and gets a certificate for the
+//! token's role under a name that nobody else holds. An enrolment whose answer was lost is answered again for the same
+//! signing request, and uses up nothing.
 
-use std::time::{Duration, SystemTime};
+use std::{sync::Arc, time::Duration};
 
 use roster_proto::{
     id::{ControllerName, NodeId, PeerId},
     wire::{self, enroll_server::Enroll},
 };
-use roster_tls::{Authority, Certificate, Role, Subject, Token};
-use sha2::{Digest, Sha256};
+use roster_tls::{Role, Token};
 use tonic::{Request, Response, Status};
 
 use super::Reply;
 use crate::{
     cluster::Cluster,
-    local::addresses,
-    state::{ClusterState, Grant, Secret, TokenRole, command::Command},
+    dispatch::Sessions,
+    forward::Origin,
+    identity::{IssueError, credentials, holder, sign},
+    state::{
+        ClusterState, Grant, Holder, Secret, TokenRole,
+        command::{Command, Refusal},
+    },
     status::invalid_id,
 };
+
+/// Of a person's certificate, unless another was asked for.
+pub(crate) const USER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The gRPC service.
 #[derive(Clone, Debug)]
 pub(crate) struct EnrollApi {
     pub(crate) cluster: Cluster,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 #[tonic::async_trait]
 impl Enroll for EnrollApi {
     async fn enroll(&self, request: Request<wire::EnrollRequest>) -> Reply<wire::Credentials> {
+        let address = request.remote_addr();
         let request = request.into_inner();
-        let token: Token = request.token.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
-        let state = self.cluster.read();
-        let role = state.security.tokens.get(&token.id).map(|known| known.role);
-        let subject = match role {
-            Some(TokenRole::Controller) => {
-                let name: ControllerName = request.name.parse().map_err(invalid_id)?;
-                (Role::Controller, name.to_string())
-            }
-            _ => (Role::Agent, NodeId::new(request.name.clone()).map_err(invalid_id)?.to_string()),
-        };
-        let subject = Subject { cluster: token.cluster.clone(), role: subject.0, name: subject.1 };
-        let (certificate, grant) = sign(&state, &subject, &request.signing_request)?;
-        let digest = Secret::new(token.secret.digest());
-        let name = subject.name.clone();
-        self.cluster.change(Command::UseToken { id: token.id, digest, name, grant }).await?;
-        let mut peer = PeerId(0);
-        if subject.role == Role::Controller {
-            peer = PeerId(rand::random::<u64>().max(1));
-            let command = Command::PutController {
-                id: peer,
-                name: subject.name.parse().map_err(invalid_id)?,
-                address: request.address,
-                release: request.release,
-                spare: request.spare,
-            };
-            self.cluster.change(command).await?;
+        let name = request.name.clone();
+        let admitted = self.admit(request).await;
+        match &admitted {
+            Ok(_) => tracing::info!(name, "admitted by a join token"),
+            Err(status) => tracing::warn!(?name, ?address, reason = status.message(), "refused an enrolment"),
         }
-        let state = self.cluster.read();
-        Ok(Response::new(wire::Credentials {
-            cluster: subject.cluster,
-            certificates: vec![certificate.into()],
-            authorities: state.security.authorities.iter().map(|known| known.certificate.clone().into()).collect(),
-            controllers: addresses(&state),
-            peer: peer.0,
-        }))
+        admitted.map(Response::new)
     }
 
-    async fn renew(&self, _: Request<wire::RenewRequest>) -> Reply<wire::Credentials> {
-        Err(Status::unimplemented("renewal"))
+    async fn renew(&self, request: Request<wire::RenewRequest>) -> Reply<wire::Credentials> {
+        let origin = request.extensions().get::<Origin>().map(|origin| origin.caller.clone()).unwrap_or_default();
+        let subject = origin.split_once('/').and_then(|(role, name)| Some((role.parse::<Role>().ok()?, name)));
+        let (role, name) =
+            subject.ok_or_else(|| Status::unauthenticated("only the holder of a certificate renews it"))?;
+        let state = self.cluster.read();
+        let holder = holder(role, name);
+        if let Holder::User(name) = &holder
+            && !state.security.users.contains_key(name)
+        {
+            return Err(Refusal::NoSuchUser(name.clone()).into());
+        }
+        let lifetime = match state.security.grants.get(&holder) {
+            Some(grant) if role.is_person() => grant.expires.since(grant.issued),
+            None if role.is_person() => USER_LIFETIME,
+            _ => Duration::from_micros(state.settings.certificate_lifetime),
+        };
+        let signed = sign(&state, &request.get_ref().signing_request, role, name, lifetime)?;
+        self.cluster.change(Command::PutGrant { holder, grant: signed.grant }).await?;
+        let peer = match role {
+            Role::Controller => peer_named(&self.cluster.read(), name),
+            _ => None,
+        };
+        tracing::info!(caller = origin, "renewed a certificate");
+        let peer = peer.map_or(0, |peer| peer.0);
+        Ok(Response::new(credentials(&self.cluster.read(), signed.certificate, peer)))
     }
 }
 
-fn sign(state: &ClusterState, subject: &Subject, request: &[u8]) -> Result<(Vec<u8>, Grant), Status> {
-    let broken = |error: &dyn std::error::Error| Status::internal(crate::status::chain(error));
-    let record = state.security.signing().ok_or_else(|| Status::failed_precondition("no cluster"))?;
-    let key = record.key.as_ref().and_then(|key| std::str::from_utf8(key.expose()).ok()).unwrap_or_default();
-    let authority =
-        Authority::from_parts(record.certificate.clone(), key.to_owned()).map_err(|error| broken(&error))?;
-    let lifetime = Duration::from_micros(state.settings.certificate_lifetime);
-    let der = authority.sign(request, subject, lifetime, SystemTime::now());
-    let der = der.map_err(|error| Status::invalid_argument(crate::status::chain(&error)))?;
-    let certificate = Certificate::read(&der).map_err(|error| broken(&error))?;
-    let grant = Grant {
-        serial: certificate.serial,
-        request: Sha256::digest(request).into(),
-        authority: authority.digest(),
-        issued: certificate.issued,
-        expires: certificate.expires,
-    };
-    Ok((der, grant))
+impl EnrollApi {
+    async fn admit(&self, request: wire::EnrollRequest) -> Result<wire::Credentials, Status> {
+        let token: Token = request
+            .token
+            .parse()
+            .map_err(|error: roster_tls::InvalidToken| Status::unauthenticated(error.to_string()))?;
+        let state = self.cluster.read();
+        let known = state.security.tokens.get(&token.id).filter(|known| {
+            // Also for a token that is unknown nothing is told apart by the time it takes: its id is no secret.
+            <[u8; 32]>::try_from(known.digest.expose()).is_ok_and(|digest| token.secret.has_digest(&digest))
+        });
+        let role = match known.ok_or(Refusal::UnknownToken)?.role {
+            TokenRole::Controller => Role::Controller,
+            TokenRole::Agent => Role::Agent,
+        };
+        let lifetime = Duration::from_micros(state.settings.certificate_lifetime);
+        let name = request.name.clone();
+        let controller = match role {
+            Role::Controller => Some(Candidate::new(&request)?),
+            _ => {
+                NodeId::new(name.as_str()).map_err(invalid_id)?;
+                None
+            }
+        };
+        let signed = sign(&state, &request.signing_request, role, &name, lifetime)?;
+        self.refuse_taken(&state, &holder(role, &name), &signed.grant)?;
+        let digest = Secret::new(token.secret.digest());
+        self.cluster.change(Command::UseToken { id: token.id, digest, name, grant: signed.grant }).await?;
+        let peer = match controller {
+            Some(controller) => self.add_controller(controller).await?.0,
+            None => 0,
+        };
+        Ok(credentials(&self.cluster.read(), signed.certificate, peer))
+    }
+
+    /// Beside what the state refuses: a node or a controller that was there before it needed a certificate.
+    fn refuse_taken(&self, state: &ClusterState, holder: &Holder, grant: &Grant) -> Result<(), Refusal> {
+        let again = state.security.grants.get(holder).is_some_and(|present| present.request == grant.request);
+        let taken = match holder {
+            Holder::Agent(name) => name.parse().is_ok_and(|node: NodeId| self.sessions.get(&node).is_some()),
+            Holder::Controller(name) => peer_named(state, name).is_some(),
+            Holder::User(_) => false,
+        };
+        if taken && !again { Err(Refusal::NameTaken(holder.clone())) } else { Ok(()) }
+    }
+
+    async fn add_controller(&self, candidate: Candidate) -> Result<PeerId, Status> {
+        let Candidate { name, address, release, spare } = candidate;
+        // There already when the answer to the same request was lost.
+        let id =
+            peer_named(&self.cluster.read(), name.as_str()).unwrap_or_else(|| PeerId(rand::random_range(1..=u64::MAX)));
+        self.cluster.change(Command::PutController { id, name, address, release, spare }).await?;
+        Ok(id)
+    }
+}
+
+/// A controller that wants to join.
+struct Candidate {
+    name: ControllerName,
+    address: String,
+    release: String,
+    spare: bool,
+}
+
+impl Candidate {
+    fn new(request: &wire::EnrollRequest) -> Result<Self, Status> {
+        const MAX_ADDRESS: usize = 300;
+        const MAX_RELEASE: usize = 64;
+        let address = request.address.as_str();
+        let sound = address.len() <= MAX_ADDRESS
+            && address.bytes().all(|byte| byte.is_ascii_graphic())
+            && address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
+        if !sound {
+            return Err(Status::invalid_argument(format!(
+                "{address:?} is no address at which the other controllers reach the new one: write HOST:PORT"
+            )));
+        }
+        if request.release.len() > MAX_RELEASE || request.release.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err(Status::invalid_argument("the release is no version"));
+        }
+        Ok(Self {
+            name: request.name.parse().map_err(invalid_id)?,
+            address: address.to_owned(),
+            release: request.release.clone(),
+            spare: request.spare,
+        })
+    }
+}
+
+fn peer_named(state: &ClusterState, name: &str) -> Option<PeerId> {
+    let name: ControllerName = name.parse().ok()?;
+    state.controller_named(&name).map(|controller| controller.id)
+}
+
+impl From<IssueError> for Status {
+    fn from(error: IssueError) -> Self {
+        use roster_tls::SignError;
+        let text = crate::status::chain(&error);
+        match error {
+            IssueError::Sign(SignError::Request(_) | SignError::Kind) => Status::invalid_argument(text),
+            IssueError::NotInitialised | IssueError::Sign(SignError::Expired) => Status::failed_precondition(text),
+            _ => Status::internal(text),
+        }
+    }
 }

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) use self::{
     backup::write as write_backup,
     error::LocalError,
-    found::{FoundError, addresses, own_identity},
+    found::{FoundError, own_identity},
     life::Life,
 };
 use crate::{

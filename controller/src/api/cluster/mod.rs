@@ -2,13 +2,18 @@
 
 mod backup;
 mod membership;
+mod tokens;
+mod users;
+
+use std::sync::Arc;
 
 use roster_proto::wire::{self, cluster_server::Cluster as ClusterRpc};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
-use super::{Reply, ReplyStream};
-use crate::{cluster::Cluster, peers::Peers};
+use super::{Reply, ReplyStream, read};
+use crate::{cluster::Cluster, identity::begin_rotation, peers::Peers};
 
 /// The gRPC service.
 #[derive(Clone, Debug)]
@@ -17,6 +22,8 @@ pub(crate) struct ClusterApi {
     /// `None`: this controller was never made a cluster.
     pub(crate) peers: Option<Peers>,
     pub(crate) shutdown: CancellationToken,
+    /// One rotation begins at a time.
+    pub(crate) rotation: Arc<Mutex<()>>,
 }
 
 #[tonic::async_trait]
@@ -55,31 +62,33 @@ impl ClusterRpc for ClusterApi {
         self.back_up().await
     }
 
-    async fn create_token(&self, _: Request<wire::CreateTokenRequest>) -> Reply<wire::CreateTokenResponse> {
-        Err(Status::unimplemented("join tokens"))
+    async fn create_token(&self, request: Request<wire::CreateTokenRequest>) -> Reply<wire::CreateTokenResponse> {
+        self.make_token(request.into_inner()).await
     }
 
-    async fn list_tokens(&self, _: Request<wire::ListTokensRequest>) -> Reply<wire::ListTokensResponse> {
-        Err(Status::unimplemented("join tokens"))
+    async fn list_tokens(&self, request: Request<wire::ListTokensRequest>) -> Reply<wire::ListTokensResponse> {
+        Ok(Response::new(self.tokens(&*read(&self.cluster, &request).await?)))
     }
 
-    async fn revoke_token(&self, _: Request<wire::RevokeTokenRequest>) -> Reply<wire::RevokeTokenResponse> {
-        Err(Status::unimplemented("join tokens"))
+    async fn revoke_token(&self, request: Request<wire::RevokeTokenRequest>) -> Reply<wire::RevokeTokenResponse> {
+        self.take_back_token(request).await
     }
 
-    async fn add_user(&self, _: Request<wire::AddUserRequest>) -> Reply<wire::Credentials> {
-        Err(Status::unimplemented("users"))
+    async fn add_user(&self, request: Request<wire::AddUserRequest>) -> Reply<wire::Credentials> {
+        self.put_user(request).await
     }
 
-    async fn list_users(&self, _: Request<wire::ListUsersRequest>) -> Reply<wire::ListUsersResponse> {
-        Err(Status::unimplemented("users"))
+    async fn list_users(&self, request: Request<wire::ListUsersRequest>) -> Reply<wire::ListUsersResponse> {
+        Ok(Response::new(self.users(&*read(&self.cluster, &request).await?)))
     }
 
-    async fn remove_user(&self, _: Request<wire::RemoveUserRequest>) -> Reply<wire::RemoveUserResponse> {
-        Err(Status::unimplemented("users"))
+    async fn remove_user(&self, request: Request<wire::RemoveUserRequest>) -> Reply<wire::RemoveUserResponse> {
+        self.drop_user(request).await
     }
 
     async fn rotate_authority(&self, _: Request<wire::RotateAuthorityRequest>) -> Reply<wire::ClusterStatus> {
-        Err(Status::unimplemented("authorities"))
+        let _one = self.rotation.lock().await;
+        begin_rotation(&self.cluster).await?;
+        Ok(Response::new(self.overview()))
     }
 }
