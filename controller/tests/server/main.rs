@@ -7,4 +7,5 @@ mod harness;
 mod images;
 mod logs;
 mod members;
+mod secured;
 mod sessions;
