@@ -319,15 +319,19 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         if !ready.snapshot().is_empty() {
             self.install(ready.snapshot().get_metadata().clone(), hard_state.as_ref())?;
         }
-        self.persist(ready.take_entries(), hard_state, ready.must_sync() && ready.snapshot().is_empty())?;
+        let mut committed = ready.take_committed_entries();
+        let must_sync = (ready.must_sync() && ready.snapshot().is_empty()) || changes_members(&committed);
+        self.persist(ready.take_entries(), hard_state, must_sync)?;
         self.send(late);
         self.send(ready.take_persisted_messages());
         self.confirm_reads(&ready.take_read_states());
         let is_role_new = ready.ss().is_some();
-        let mut committed = ready.take_committed_entries();
         let mut light = self.node.advance_append(ready);
         if let Some(commit) = light.commit_index() {
             self.node.mut_store().set_commit(commit);
+        }
+        if changes_members(light.committed_entries()) {
+            self.node.mut_store().write(Vec::new(), None)?;
         }
         self.send(light.take_messages());
         committed.append(&mut light.take_committed_entries());
@@ -352,7 +356,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         let log = self.node.mut_store();
         match hard_state {
             hard_state if must_sync || !entries.is_empty() => log.write(entries, hard_state.as_ref())?,
-            // Only the commit index moved, which raft finds again by itself.
+            // Only the commit index moved, which raft finds again by itself among the same members.
             Some(hard_state) => log.set_commit(hard_state.commit),
             None => {}
         }
@@ -411,6 +415,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             self.leading_term = self.node.raft.term;
         }
         self.watch_transfer();
+        self.watch_change();
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -470,6 +475,12 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             self.transport.send_snapshot(message, machine);
         }
     }
+}
+
+/// Whoever knows that such an entry is committed must know it for good: the members before it, who could tell, may be
+/// gone for good right after.
+fn changes_members(committed: &[Entry]) -> bool {
+    committed.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal)
 }
 
 /// A proposal's.

@@ -97,7 +97,8 @@ impl Members<'_> {
             (MemberChange::Promote(_), Some(_)) => {
                 let progress = self.progress.get(&peer);
                 let behind = self.commit.saturating_sub(progress.map_or(0, |progress| progress.matched));
-                let ready = progress.is_some_and(|progress| progress.active && !progress.snapshotting);
+                // One that has nothing yet is behind however short the log is.
+                let ready = progress.is_some_and(|pr| pr.active && !pr.snapshotting && pr.matched > 0);
                 if ready && behind <= PROMOTION_LAG { Ok(()) } else { Err(MembersError::NotCaughtUp { peer, behind }) }
             }
             (MemberChange::Demote(_) | MemberChange::Remove(_), Some(_)) => Ok(()),

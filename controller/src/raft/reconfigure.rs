@@ -1,8 +1,10 @@
 //! The driver's part in changes of the members and in handing the leadership over.
 //!
 //! Guarantees: one change at a time; it is answered well once it is in force, which for several at once is when the
-//! joint configuration has been left. A leader that is no voter any more hands over to the voter that has most of the
-//! log and steps down.
+//! joint configuration has been left, and once most of the voters know so for good: those who were removed may then be
+//! destroyed, for nobody asks for their vote any more. A leader that takes its own vote cannot wait for that: it hands
+//! over to the voter that has most of the log, steps down at once, and answers that it lost the leadership. Whoever
+//! wants to know hands over first and asks the next one.
 
 use std::collections::BTreeMap;
 
@@ -31,6 +33,8 @@ const TRANSFER_TICKS: u64 = 3 * ELECTION_TICKS as u64;
 #[derive(Default)]
 pub(super) struct Reconfiguration {
     change: Option<Change>,
+    /// The entry that put the present members in force, until most of them are known to know.
+    settling: Option<u64>,
     transfer: Option<Transfer>,
 }
 
@@ -111,14 +115,31 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             change.is_entered |= entry.context[..] == change.id.to_be_bytes();
         }
         if self.conf.voters_outgoing.is_empty() {
-            if let Some(change) = self.reconfiguration.change.take_if(|change| change.is_entered) {
-                send(change.answer, Ok(()));
-            }
             if self.is_leader() && !self.conf.voters.contains(&self.id()) {
                 self.abdicate();
+            } else {
+                self.reconfiguration.settling = Some(entry.index);
+                // The others hear of it at once.
+                self.node.ping();
             }
         }
         Ok(())
+    }
+
+    /// Ends a change that is in force and that most of the voters will not forget.
+    pub(super) fn watch_change(&mut self) {
+        let Some(index) = self.reconfiguration.settling.filter(|_| self.is_leader()) else { return };
+        // This one applied the entry, and what the others say they know is on their disks.
+        let progress = self.node.raft.prs();
+        let knows = |peer: &&u64| {
+            **peer == self.id() || progress.get(**peer).is_some_and(|progress| progress.committed_index >= index)
+        };
+        if 2 * self.conf.voters.iter().filter(knows).count() > self.conf.voters.len() {
+            self.reconfiguration.settling = None;
+            if let Some(change) = self.reconfiguration.change.take_if(|change| change.is_entered) {
+                send(change.answer, Ok(()));
+            }
+        }
     }
 
     /// Leaves the leadership to the voter that has most of the log: raft would go on leading, and could not.
