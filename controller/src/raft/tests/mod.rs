@@ -5,6 +5,7 @@ mod crash;
 mod membership;
 mod peers;
 mod power_cut;
+mod sim;
 mod sim_disk;
 mod store;
 mod stores;
