@@ -19,8 +19,8 @@ use super::{
 };
 use crate::raft::{
     Machine,
-    driver::{Received, SnapshotWork},
     error::Fault,
+    snapshots::{Received, SnapshotWork},
 };
 
 /// Milliseconds after the faults within which all must be well.
