@@ -181,13 +181,15 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         self.after_input();
     }
 
-    /// Whether the clock matters: there is anybody to hear from, or this one, left alone, has yet to stand for election.
+    /// Whether the clock matters: there is anybody to hear from, or this one, left alone, has yet to stand for election,
+    /// or somebody waits to read.
     pub(super) fn needs_ticks(&self) -> bool {
         let ConfState { voters, learners, voters_outgoing, .. } = &self.conf;
         let is_other = |peer: &u64| *peer != self.id();
         let knows_others = voters.iter().chain(learners).chain(voters_outgoing).any(is_other);
         // One that joins knows of nobody but its leader, and votes for another only once that one is silent.
-        knows_others || (!self.is_leader() && (!voters.is_empty() || self.leader().is_some()))
+        let may_stand = !self.is_leader() && (!voters.is_empty() || self.leader().is_some());
+        knows_others || may_stand || self.reads.are_awaited()
     }
 
     /// A message of another peer; [`Self::settle`] is to follow. One that makes no sense here is dropped. A MsgSnapshot

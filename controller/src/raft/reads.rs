@@ -57,6 +57,11 @@ impl<M> Reads<M> {
         self.queued.push(Reader { answer, until: now + READ_TICKS });
     }
 
+    /// Whether anybody waits; with time, each is answered.
+    pub(super) fn are_awaited(&self) -> bool {
+        !(self.queued.is_empty() && self.rounds.is_empty() && self.confirmed.is_empty())
+    }
+
     /// Whether it is time to ask for a round.
     pub(super) fn wants_round(&self, now: u64) -> bool {
         if self.rounds.is_empty() { !self.queued.is_empty() } else { now >= self.asked_at + OVERDUE_TICKS }
@@ -102,6 +107,7 @@ impl<M> Reads<M> {
         while self.rounds.front().is_some_and(|round| round.readers.is_empty()) {
             self.rounds.pop_front();
         }
+        self.confirmed.retain(|(_, readers)| !readers.is_empty());
     }
 
     pub(super) fn fail(&mut self, error: &ReadError) {

@@ -145,6 +145,8 @@ fn a_seed_makes_the_same_run_every_time() {
         let ((_, first), (_, second)) = (traced(seed), traced(seed));
         let differs = first.iter().zip(&second).find(|(first, second)| first != second);
         assert_eq!(differs, None, "seed {seed}");
-        assert!(first.len() == second.len() && first.len() > 100, "seed {seed} does nothing");
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+        // A voter that is alone has little to do.
+        assert!(first.len() > 50, "seed {seed} does nothing");
     }
 }
