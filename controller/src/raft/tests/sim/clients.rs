@@ -207,7 +207,7 @@ impl World {
                 self.tally.writes += 1;
                 self.oracle.acknowledge(number, version.0, position, known);
                 if let Some(voters) = voters {
-                    self.oracle.check_majority(version.0, voters, |peer| &self.peers[&peer].medium);
+                    self.oracle.check_majority(version.0, voters, |peer| &self.peers[peer].medium);
                 }
             }
             Heard::Read { known, outcome: Ok(ledger) } => {
