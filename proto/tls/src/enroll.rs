@@ -30,9 +30,19 @@ pub enum EnrollError {
 
 /// Joins by `token` as `request.name`; the rest of the request is filled in here.
 pub async fn enroll(token: &Token, request: wire::EnrollRequest) -> Result<Identity, EnrollError> {
+    let key = KeyAndRequest::generate(&request.name)?;
+    enroll_with(key, token, request).await
+}
+
+/// As [`enroll`], with a key that was made before. Asking again with the same one is answered again, and uses up nothing.
+pub async fn enroll_with(
+    key: KeyAndRequest,
+    token: &Token,
+    request: wire::EnrollRequest,
+) -> Result<Identity, EnrollError> {
     let config = anonymous_client_config(&token.cluster, token.authority)?;
     let channel = connect(&token.addresses, config).await?;
-    enroll_over(channel, token, request).await
+    ask(channel, key, token, request).await
 }
 
 /// As [`enroll`], by a connection that was made to the token's authority, or by the controller's own socket.
@@ -42,6 +52,15 @@ pub async fn enroll_over(
     request: wire::EnrollRequest,
 ) -> Result<Identity, EnrollError> {
     let key = KeyAndRequest::generate(&request.name)?;
+    ask(channel, key, token, request).await
+}
+
+async fn ask(
+    channel: Channel,
+    key: KeyAndRequest,
+    token: &Token,
+    request: wire::EnrollRequest,
+) -> Result<Identity, EnrollError> {
     let name = request.name.clone();
     let request =
         wire::EnrollRequest { token: token.to_string(), signing_request: key.request_der.clone().into(), ..request };

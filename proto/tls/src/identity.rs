@@ -17,11 +17,13 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    Certificate, CertificateError, Der, KeyAndRequest, Subject, TlsError, fingerprint, renew_at,
+    Certificate, CertificateError, Der, KeyAndRequest, SignError, Subject, TlsError, fingerprint, renew_at,
     tls::{key_fits, signed_by},
 };
 
 const FILE: &str = "identity.json";
+/// While a cluster is asked to sign.
+const ASKING: &str = "asking.json";
 /// A sound one has a few KB.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -57,6 +59,8 @@ pub enum IdentityError {
     Unsigned,
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    #[error(transparent)]
+    Key(#[from] SignError),
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -141,18 +145,7 @@ impl Identity {
 
     /// Replaces the file at once and for good, for its owner's eyes only. Its directory is made when it is missing.
     pub fn write(&self, path: &Path) -> Result<(), IdentityError> {
-        let failed = |verb| move |source| IdentityError::File { verb, path: path.to_owned(), source };
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed("make the directory of"))?;
-        let text = serde_json::to_string_pretty(&Written::of(self)).map(Zeroizing::new);
-        let text = text.map_err(|error| failed("write")(error.into()))?;
-        // tempfile makes it with mode 0600 and removes it when something fails.
-        let mut file = tempfile::NamedTempFile::new_in(parent).map_err(failed("write"))?;
-        file.write_all(text.as_bytes()).map_err(failed("write"))?;
-        file.as_file().sync_all().map_err(failed("sync"))?;
-        file.persist(path).map_err(|error| failed("replace")(error.error))?;
-        let directory = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(parent);
-        directory.and_then(|directory| directory.sync_all()).map_err(failed("sync the directory of"))
+        write_private(path, &Written::of(self))
     }
 }
 
@@ -223,9 +216,46 @@ fn certificate_pem(der: &[u8]) -> String {
 #[derive(Clone, Debug)]
 pub struct IdentityDir(pub PathBuf);
 
+/// What somebody asks to have signed, kept until it is.
+#[derive(Serialize, Deserialize)]
+struct Asking {
+    cluster: String,
+    name: String,
+    key: Zeroizing<String>,
+    /// PKCS #10, base64.
+    request: String,
+}
+
 impl IdentityDir {
     pub fn path(&self) -> PathBuf {
         self.0.join(FILE)
+    }
+
+    /// The key to join `cluster` with as `name`: the one of an attempt that was cut off, or a new one, which is kept. With
+    /// the same key the cluster answers again; for another one the name would be taken.
+    pub fn key_to_join(&self, cluster: &str, name: &str) -> Result<KeyAndRequest, IdentityError> {
+        let path = self.0.join(ASKING);
+        let kept = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice::<Asking>(&Zeroizing::new(bytes)).ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(IdentityError::File { verb: "read", path, source }),
+        };
+        // One that cannot be read is of a crash before anything was asked.
+        let kept = kept.filter(|kept| kept.cluster == cluster && kept.name == name);
+        if let Some(Asking { key, request, .. }) = kept
+            && let Ok(request_der) = BASE64.decode(request)
+        {
+            return Ok(KeyAndRequest { key_pem: key, request_der });
+        }
+        let new = KeyAndRequest::generate(name)?;
+        let asking = Asking {
+            cluster: cluster.to_owned(),
+            name: name.to_owned(),
+            key: new.key_pem.clone(),
+            request: BASE64.encode(&new.request_der),
+        };
+        write_private(&path, &asking)?;
+        Ok(new)
     }
 
     pub fn load(&self) -> Result<Option<Identity>, IdentityError> {
@@ -233,16 +263,38 @@ impl IdentityDir {
     }
 
     pub fn save(&self, identity: &Identity) -> Result<(), IdentityError> {
-        identity.write(&self.path())
+        identity.write(&self.path())?;
+        remove_file(&self.0.join(ASKING))
     }
 
     /// For one that leaves its cluster. No identity there is no error.
     pub fn remove(&self) -> Result<(), IdentityError> {
-        match fs::remove_file(self.path()) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(IdentityError::File { verb: "remove", path: self.path(), source })
-            }
-            _ => Ok(()),
-        }
+        remove_file(&self.0.join(ASKING))?;
+        remove_file(&self.path())
     }
+}
+
+fn remove_file(path: &Path) -> Result<(), IdentityError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(IdentityError::File { verb: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Replaces the file at once and for good, for its owner's eyes only. Its directory is made when it is missing.
+fn write_private(path: &Path, content: &impl Serialize) -> Result<(), IdentityError> {
+    let failed = |verb| move |source| IdentityError::File { verb, path: path.to_owned(), source };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed("make the directory of"))?;
+    let text = serde_json::to_string_pretty(content).map(Zeroizing::new);
+    let text = text.map_err(|error| failed("write")(error.into()))?;
+    // tempfile makes it with mode 0600 and removes it when something fails.
+    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(failed("write"))?;
+    file.write_all(text.as_bytes()).map_err(failed("write"))?;
+    file.as_file().sync_all().map_err(failed("sync"))?;
+    file.persist(path).map_err(|error| failed("replace")(error.error))?;
+    let directory = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECTORY).open(parent);
+    directory.and_then(|directory| directory.sync_all()).map_err(failed("sync the directory of"))
 }

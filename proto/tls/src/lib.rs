@@ -26,7 +26,7 @@ pub use self::{
     accept::{AcceptError, Accepted, accept},
     authority::{Authority, KeyAndRequest, SignError},
     connect::{CONNECT_TIMEOUT, ConnectError, connect, tune},
-    enroll::{EnrollError, enroll, enroll_over, renew},
+    enroll::{EnrollError, enroll, enroll_over, enroll_with, renew},
     identity::{Identity, IdentityDir, IdentityError},
     subject::{BACKDATED, Certificate, CertificateError, Role, Subject, UnknownRole, fingerprint},
     tls::{SERVER_NAME, TlsError, anonymous_client_config, client_config, server_config},

@@ -139,6 +139,27 @@ fn an_identity_is_kept_privately_and_comes_back() {
 }
 
 #[test]
+fn the_key_of_an_attempt_that_was_cut_off_is_used_again() {
+    let parent = tempfile::tempdir().expect("a directory");
+    let dir = IdentityDir(parent.path().join("identity"));
+    let first = dir.key_to_join(CLUSTER, "vm1").expect("a key");
+    let path = dir.0.join("asking.json");
+    assert_eq!(fs::metadata(&path).expect("it is kept").permissions().mode() & 0o777, 0o600);
+    let again = dir.key_to_join(CLUSTER, "vm1").expect("a key");
+    assert!(first.key_pem == again.key_pem && first.request_der == again.request_der);
+    // Somebody else, or elsewhere, is asked anew; so it is after what no crash leaves behind.
+    let other = dir.key_to_join(CLUSTER, "vm2").expect("a key");
+    assert!(first.request_der != other.request_der);
+    assert!(other.request_der != dir.key_to_join("other", "vm2").expect("a key").request_der);
+    fs::write(&path, "{").expect("damaged");
+    let last = dir.key_to_join(CLUSTER, "vm1").expect("a key");
+    assert!(last.request_der == dir.key_to_join(CLUSTER, "vm1").expect("a key").request_der);
+
+    dir.save(&identity(&authority(), Role::Agent, "vm1")).expect("saved");
+    assert!(!path.exists(), "the identity has it now");
+}
+
+#[test]
 fn credentials_that_do_not_fit_are_refused() {
     let (ours, theirs) = (authority(), authority());
     let key = || KeyAndRequest::generate("vm1").expect("a key");
