@@ -1,8 +1,10 @@
 //! What the controller is told when it starts: flags, each with an environment variable. Read once, passed down.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, ValueEnum};
+
+use crate::home::Step;
 
 /// A node is Down once it was silent for so many heartbeat periods.
 pub const MISSED_HEARTBEATS: u32 = 3;
@@ -86,6 +88,14 @@ pub struct Config {
 
     #[command(flatten)]
     pub log: LogConfig,
+
+    /// What this release speaks with other controllers. No flag: tests make a controller another release's by it.
+    #[arg(skip = crate::peers::PROTOCOLS)]
+    pub protocols: RangeInclusive<u32>,
+
+    /// No flag either: where a test has the controller crash.
+    #[arg(skip)]
+    pub cut_off_at: Option<Step>,
 }
 
 #[derive(Clone, Debug, Args)]

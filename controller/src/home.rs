@@ -4,7 +4,7 @@
 //! lock journal/ log/ witness   the store's
 //! identity/                    the certificate and its key, once this controller is of a cluster
 //! incoming/                    a snapshot that is being received
-//! joining/ join.json           while it joins: the new identity, and how far it got
+//! joining/ join.json           while it joins: the new identity (before, the key to be signed), and how far it got
 //! emptying                     while it is emptied
 //! ```
 //!
@@ -22,6 +22,8 @@ use roster_proto::id::PeerId;
 use roster_tls::{Identity, IdentityDir, IdentityError};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
+
 const JOIN: &str = "join.json";
 const EMPTYING: &str = "emptying";
 /// In the order in which they go; the lock stays.
@@ -35,10 +37,12 @@ pub enum HomeError {
     Identity(#[from] IdentityError),
     #[error("{path} is damaged ({why}): remove it, and join again with `rctl cluster join`")]
     Join { path: PathBuf, why: String },
+    #[error("cut off at {0:?}")]
+    CutOff(Step),
     #[error(
         "{dir} says that this controller is of cluster {cluster}, but what it knew of it is gone: it must not come back \
          with an empty log. Bring the whole directory back; or remove this controller from the cluster on another one \
-         (`rctl cluster rm`), empty the directory and join again"
+         (`rctl cluster remove`), empty the directory and join again"
     )]
     StoreGone { dir: PathBuf, cluster: String },
 }
@@ -77,14 +81,41 @@ impl Join {
     }
 }
 
+/// A moment at which a crash would leave something half done. Tests have one happen there ([`Config::cut_off_at`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    ControllerWritten,
+    ClusterFounded,
+    ControllersToken,
+    JoinKeyKept,
+    JoinAdmitted,
+    JoinWritten,
+    JoinStoreGone,
+    JoinIdentityTaken,
+    JoinEmptied,
+    JoinLogBegun,
+    LeaveTold,
+    EmptyingBegun,
+    EmptyingIdentityGone,
+    RestoreEmptied,
+    RestoreWritten,
+    Recovered,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
     dir: PathBuf,
+    cut_off_at: Option<Step>,
 }
 
 impl Home {
-    pub(crate) fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { dir: config.data_dir.clone(), cut_off_at: config.cut_off_at }
+    }
+
+    /// To be passed when what comes before the step is done. What follows an error is what follows a crash: nothing.
+    pub(crate) fn pass(&self, step: Step) -> Result<(), HomeError> {
+        if self.cut_off_at == Some(step) { Err(HomeError::CutOff(step)) } else { Ok(()) }
     }
 
     pub(crate) fn identity(&self) -> IdentityDir {
@@ -122,8 +153,11 @@ impl Home {
 
     /// From now on this controller is one that joins, whatever happens to it.
     pub(crate) fn begin_join(&self, identity: &Identity, address: &str) -> Result<(), HomeError> {
-        self.joining().save(identity)?;
-        self.write_join(&Join { address: address.to_owned(), stage: Stage::Admitted })
+        // Beside the key, which a call that is made again needs for as long as this is not written down.
+        identity.write(&self.joining().path())?;
+        self.pass(Step::JoinAdmitted)?;
+        self.write_join(&Join { address: address.to_owned(), stage: Stage::Admitted })?;
+        self.pass(Step::JoinWritten)
     }
 
     fn go_on_joining(&self, mut join: Join) -> Result<Standing, HomeError> {
@@ -132,10 +166,13 @@ impl Home {
             // Still there when a former attempt got this far and no further.
             if let Some(identity) = self.joining().load()? {
                 self.remove_store()?;
+                self.pass(Step::JoinStoreGone)?;
                 self.identity().save(&identity)?;
+                self.pass(Step::JoinIdentityTaken)?;
             }
             join.stage = Stage::Emptied;
             self.write_join(&join)?;
+            self.pass(Step::JoinEmptied)?;
         }
         self.remove(&self.dir.join("joining"))?;
         let identity = self.identity().load()?;
@@ -145,6 +182,7 @@ impl Home {
 
     /// The log is begun; what is missing now is missing for good.
     pub(crate) fn end_join(&self) -> Result<(), HomeError> {
+        self.pass(Step::JoinLogBegun)?;
         self.remove(&self.dir.join(JOIN))?;
         self.sync()
     }
@@ -153,9 +191,11 @@ impl Home {
     pub(crate) fn empty(&self) -> Result<(), HomeError> {
         let mark = self.dir.join(EMPTYING);
         self.write(&mark, b"")?;
+        self.pass(Step::EmptyingBegun)?;
         for name in [JOIN, "joining", "identity", "incoming"] {
             self.remove(&self.dir.join(name))?;
         }
+        self.pass(Step::EmptyingIdentityGone)?;
         self.remove_store()?;
         self.remove(&mark)?;
         self.sync()
@@ -168,7 +208,8 @@ impl Home {
         self.sync()
     }
 
-    fn joining(&self) -> IdentityDir {
+    /// Where the identity of a controller that joins is kept until it is its own.
+    pub(crate) fn joining(&self) -> IdentityDir {
         IdentityDir(self.dir.join("joining"))
     }
 

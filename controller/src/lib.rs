@@ -59,13 +59,13 @@ use roster_proto::id::PeerId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::listen::Listeners;
 use self::{
     api::{Api, cluster::ClusterApi, enroll::EnrollApi},
     cluster::Cluster,
     config::Config,
     dispatch::{Dispatcher, Rounds, Sessions, broker::Broker},
     doors::{Connections, Doors},
+    forward::Forward,
     home::{Home, Standing},
     identity::OwnIdentity,
     leader::{Reconciler, liveness::Liveness, membership::Membership},
@@ -74,9 +74,10 @@ use self::{
     metrics::Metrics,
     peers::{Me, Peers},
     raft::{Alone, Begin, Fault, OpenError, Store, StoreConfig, StoreTask},
-    serve::{ServeError, Services},
+    serve::{ServeError, Services, WaysIn},
     state::ClusterState,
 };
+pub use self::{home::Step, listen::Listeners};
 
 /// Calls under way get this long to end once the controller is told to stop.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -127,7 +128,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 
 /// One life: as what the data directory says.
 async fn live(config: &Arc<Config>, listeners: &Listeners, shutdown: &CancellationToken) -> Result<Next, RunError> {
-    let home = Home::new(&config.data_dir);
+    let home = Home::of(config);
     let standing = tokio::task::spawn_blocking({
         let home = home.clone();
         move || home.standing()
@@ -146,6 +147,13 @@ async fn wait(config: &Arc<Config>, listeners: &Listeners, shutdown: &Cancellati
     let (unix, token) = (listeners.unix.clone(), stopping.clone());
     let mut servers = JoinSet::new();
     servers.spawn(async move { Ok(services.on_unix(unix, token).await?) });
+    if let Some(tcp) = listeners.tcp.clone() {
+        let token = stopping.clone();
+        servers.spawn(async move {
+            token.run_until_cancelled(doors::closed_door(&tcp)).await;
+            Ok(())
+        });
+    }
     tracing::info!(socket = %config.socket.display(), "the controller waits to be told what to be");
     let served = tokio::select! {
         served = first_error(&mut servers) => served.map(|()| Next::Stop),
@@ -182,8 +190,12 @@ async fn belong(
     };
     // The store outlives the servers, so that what they still have under way is answered.
     let (store, store_task) = open(&home, &standing, peers.as_ref(), &life).await?;
-    if matches!(standing, Standing::Joining(..)) {
-        home.end_join()?;
+    if matches!(standing, Standing::Joining(..))
+        && let Err(error) = home.end_join()
+    {
+        life.store_shutdown().cancel();
+        store_task.ended().await.map_err(RunError::Store)?;
+        return Err(error.into());
     }
     let metrics = Arc::new(Metrics::default());
     let cluster = Cluster::new(store.clone(), metrics.clone());
@@ -257,7 +269,8 @@ fn meet(
 ) -> Result<Peers, RunError> {
     let identity = own.identity();
     let id = identity.peer.map(PeerId).ok_or_else(|| RunError::NoPeer(home.identity().path()))?;
-    let me = Me { id, cluster: identity.cluster.clone(), address: config.advertised().or(joined_as) };
+    let (cluster, address) = (identity.cluster.clone(), config.advertised().or(joined_as));
+    let me = Me { id, cluster, address, protocols: config.protocols.clone() };
     let own = own.clone();
     let dial: peers::Dial = Arc::new(move |address| {
         let client = own.client();
@@ -310,9 +323,14 @@ async fn serve(
         shutdown: stopping.clone(),
         rotation: Arc::default(),
     };
-    let enroll = EnrollApi { cluster: cluster.clone(), sessions: sessions.clone() };
+    let protocols = config.protocols.clone();
+    let enroll = EnrollApi { cluster: cluster.clone(), sessions: sessions.clone(), protocols };
     let raft = peers.as_ref().map(Peers::service);
-    let services = Services::new(api, dispatcher, of_cluster, enroll, raft, local, Doors::new(cluster.watch())).await?;
+    let ways_in = WaysIn {
+        doors: Doors::new(cluster.watch()),
+        forward: peers.clone().map(|peers| Forward::new(cluster.leadership(), Arc::new(peers))),
+    };
+    let services = Services::new(api, dispatcher, of_cluster, enroll, raft, local, ways_in).await?;
 
     let mut servers = JoinSet::new();
     let until_stopped = |work: futures::future::BoxFuture<'static, ()>| {

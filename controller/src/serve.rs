@@ -13,10 +13,16 @@ use tonic::{
     transport::{Server, server::Router},
 };
 
+use tower::{
+    layer::util::{Identity, Stack},
+    util::{Either, option_layer},
+};
+
 use crate::{
     api::{Api, cluster::ClusterApi, enroll::EnrollApi},
     dispatch::Dispatcher,
     doors::{self, Connections, Doors, Guarding},
+    forward::Forward,
     identity::OwnIdentity,
     listen::UnixSocket,
     local::Local,
@@ -47,8 +53,18 @@ const NO_CLUSTER: &str =
 #[derive(Clone, Debug)]
 pub(crate) struct Services {
     routes: Routes,
-    doors: Doors,
+    ways_in: WaysIn,
 }
+
+/// What every call passes, in this order.
+#[derive(Clone, Debug)]
+pub(crate) struct WaysIn {
+    pub(crate) doors: Doors,
+    /// `None`: there are no other controllers.
+    pub(crate) forward: Option<Forward>,
+}
+
+type Layers = Stack<Either<Forward, Identity>, Guarding>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -66,7 +82,7 @@ impl Services {
         enroll: EnrollApi,
         raft: Option<RaftService>,
         local: Local,
-        doors: Doors,
+        ways_in: WaysIn,
     ) -> Result<Self, ServeError> {
         let control = ControlServer::new(api).max_decoding_message_size(MAX_MESSAGE);
         let dispatch = DispatchServer::new(dispatcher).max_decoding_message_size(MAX_MESSAGE);
@@ -86,7 +102,7 @@ impl Services {
         if let Some(raft) = raft {
             routes.add_service(RaftServer::new(raft).max_decoding_message_size(MAX_RAFT_MESSAGE));
         }
-        Ok(Self { routes: routes.routes(), doors })
+        Ok(Self { routes: routes.routes(), ways_in })
     }
 
     /// Of a controller that waits to be told what to be: whatever else is asked of it is refused with words.
@@ -97,7 +113,8 @@ impl Services {
         routes.add_service(LocalServer::new(local).max_decoding_message_size(MAX_MESSAGE)).add_service(health_service);
         let refuse = || async { Status::failed_precondition(NO_CLUSTER).into_http::<tonic::body::Body>() };
         let router = routes.routes().into_axum_router().fallback(refuse);
-        Ok(Self { routes: router.into(), doors: Doors::of_nobody() })
+        let ways_in = WaysIn { doors: Doors::of_nobody(), forward: None };
+        Ok(Self { routes: router.into(), ways_in })
     }
 
     pub(crate) async fn on_unix(self, socket: Arc<UnixSocket>, shutdown: CancellationToken) -> Result<(), ServeError> {
@@ -131,7 +148,7 @@ impl Services {
         Ok(self.router().serve_with_incoming_shutdown(connections, shutdown.cancelled_owned()).await?)
     }
 
-    fn router(self) -> Router<Guarding> {
+    fn router(self) -> Router<Layers> {
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -140,7 +157,8 @@ impl Services {
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .layer(self.doors)
+            .layer(self.ways_in.doors)
+            .layer(option_layer(self.ways_in.forward))
             .add_routes(self.routes)
     }
 }

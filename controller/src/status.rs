@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use roster_proto::{call, convert::ConvertError, id::InvalidId, wire};
+use roster_tls::EnrollError;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
@@ -132,6 +133,7 @@ impl From<LocalError> for Status {
     fn from(error: LocalError) -> Self {
         let code = match &error {
             LocalError::Change(_) | LocalError::Found(FoundError::Change(_)) => Code::Unknown,
+            LocalError::Enroll(EnrollError::Refused(status)) => status.code(),
             LocalError::Name(_)
             | LocalError::HostName(_)
             | LocalError::NoAddress

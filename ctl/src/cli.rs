@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::cluster::{
-    AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Setting, Sure, Token, User, What,
+    AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
 use crate::{client::Wishes, render::Format};
 

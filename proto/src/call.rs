@@ -19,6 +19,9 @@ pub const RETRY_SAFE: &str = "safe";
 /// It may have been done: only under the same request id.
 pub const RETRY_SAME_ID: &str = "same-id";
 
+/// Beside UNAUTHENTICATED: whose certificate it is was removed from the cluster.
+pub const REMOVED: &str = "roster-removed";
+
 /// The longest request id.
 pub const MAX_REQUEST_ID: usize = 64;
 

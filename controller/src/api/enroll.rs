@@ -4,7 +4,7 @@
 //! token's role under a name that nobody else holds. An enrolment whose answer was lost is answered again for the same
 //! signing request, and uses up nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use roster_proto::{
     id::{ControllerName, NodeId, PeerId},
@@ -19,6 +19,7 @@ use crate::{
     dispatch::Sessions,
     forward::Origin,
     identity::{IssueError, credentials, holder, sign},
+    peers::{misfit, speaks},
     state::{
         ClusterState, Grant, Holder, Secret, TokenRole,
         command::{Command, Refusal},
@@ -34,6 +35,8 @@ pub(crate) const USER_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) struct EnrollApi {
     pub(crate) cluster: Cluster,
     pub(crate) sessions: Arc<Sessions>,
+    /// Of the controllers'.
+    pub(crate) protocols: RangeInclusive<u32>,
 }
 
 #[tonic::async_trait]
@@ -97,7 +100,10 @@ impl EnrollApi {
         let lifetime = Duration::from_micros(state.settings.certificate_lifetime);
         let name = request.name.clone();
         let controller = match role {
-            Role::Controller => Some(Candidate::new(&request)?),
+            Role::Controller => {
+                self.refuse_other_protocol(&request)?;
+                Some(Candidate::new(&request)?)
+            }
             _ => {
                 NodeId::new(name.as_str()).map_err(invalid_id)?;
                 None
@@ -114,6 +120,16 @@ impl EnrollApi {
         Ok(credentials(&self.cluster.read(), signed.certificate, peer))
     }
 
+    /// Before anything is thrown away for it: the new controller could not talk to the others.
+    fn refuse_other_protocol(&self, request: &wire::EnrollRequest) -> Result<(), Status> {
+        let wire::EnrollRequest { release, protocol, oldest_protocol, .. } = request;
+        if speaks(&self.protocols, *protocol, *oldest_protocol) {
+            return Ok(());
+        }
+        let who = format!("controller {}", request.name);
+        Err(Status::failed_precondition(misfit(&self.protocols, &who, release, *protocol, *oldest_protocol)))
+    }
+
     /// Beside what the state refuses: a node or a controller that was there before it needed a certificate.
     fn refuse_taken(&self, state: &ClusterState, holder: &Holder, grant: &Grant) -> Result<(), Refusal> {
         let again = state.security.grants.get(holder).is_some_and(|present| present.request == grant.request);
@@ -126,11 +142,11 @@ impl EnrollApi {
     }
 
     async fn add_controller(&self, candidate: Candidate) -> Result<PeerId, Status> {
-        let Candidate { name, address, release, spare } = candidate;
+        let Candidate { name, address, release, protocol, spare } = candidate;
         // There already when the answer to the same request was lost.
         let id =
             peer_named(&self.cluster.read(), name.as_str()).unwrap_or_else(|| PeerId(rand::random_range(1..=u64::MAX)));
-        self.cluster.change(Command::PutController { id, name, address, release, spare }).await?;
+        self.cluster.change(Command::PutController { id, name, address, release, protocol, spare }).await?;
         Ok(id)
     }
 }
@@ -140,6 +156,7 @@ struct Candidate {
     name: ControllerName,
     address: String,
     release: String,
+    protocol: u32,
     spare: bool,
 }
 
@@ -165,6 +182,7 @@ impl Candidate {
             name: request.name.parse().map_err(invalid_id)?,
             address: address.to_owned(),
             release: request.release.clone(),
+            protocol: request.protocol,
             spare: request.spare,
         })
     }

@@ -28,7 +28,7 @@ use http::{HeaderMap, Request, Response};
 use roster_proto::{call, time::Timestamp};
 use roster_tls::{Certificate, Role};
 use tokio::sync::watch;
-use tonic::{Status, body::Body};
+use tonic::{Status, body::Body, metadata::MetadataValue};
 use tower::{Layer, Service};
 
 use self::table::{Access, access};
@@ -95,6 +95,17 @@ impl Doors {
         Self::new(watch::Sender::new(Arc::default()).subscribe())
     }
 
+    fn refuse(&self, certificate: &Certificate, now: Timestamp) -> Result<(), Status> {
+        let state = self.state.borrow();
+        refuse_certificate(&state, certificate, now).map_err(|words| {
+            let mut status = Status::unauthenticated(words);
+            if is_removed(&state, certificate) {
+                status.metadata_mut().insert(call::REMOVED, MetadataValue::from_static("yes"));
+            }
+            status
+        })
+    }
+
     /// For whom the call is made, when it may be made.
     fn admit(&self, caller: &Caller, path: &str, headers: &HeaderMap) -> Result<Origin, Status> {
         let access = access(path);
@@ -112,7 +123,7 @@ impl Doors {
             Who::Member(certificate) => certificate,
         };
         let now = SystemTime::now().into();
-        refuse_certificate(&self.state.borrow(), certificate, now).map_err(Status::unauthenticated)?;
+        self.refuse(certificate, now)?;
         let subject = &certificate.subject;
         let forwarded = headers.get(call::FORWARDED_FOR).filter(|_| subject.role == Role::Controller);
         let (role, origin) = match forwarded {
@@ -151,7 +162,7 @@ pub(crate) fn refuse_certificate(
     if certificate.expires <= now {
         return Err(format!("the certificate of {subject} expired at {}", certificate.expires));
     }
-    if state.security.refuses(&holder, certificate.issued, &certificate.serial) {
+    if is_removed(state, certificate) {
         return Err(format!("the {holder} was removed from the cluster: its certificate counts no more"));
     }
     match (&holder, state.security.users.get(&subject.name)) {
@@ -160,6 +171,11 @@ pub(crate) fn refuse_certificate(
         }
         _ => Ok(()),
     }
+}
+
+fn is_removed(state: &ClusterState, certificate: &Certificate) -> bool {
+    let holder = holder(certificate.subject.role, &certificate.subject.name);
+    state.security.refuses(&holder, certificate.issued, &certificate.serial)
 }
 
 fn same_role(user: UserRole, certified: Role) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Level-triggered, like everything the leader does: the wish is in the state, so whoever leads next carries on. One
 //! change at a time; what fails is tried again. Besides, it writes down where controllers say they are and what they
-//! run, and gives the vote of a voter that was not heard for long to a spare.
+//! run, and who fell silent; and it gives the vote of a voter that was not heard for long to a spare.
 //!
 //! Absent: any decision, which is [`decide`]'s, and what a change must not do, which is raft's own to refuse.
 
@@ -10,37 +10,53 @@ mod decide;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use roster_proto::id::PeerId;
 use tokio::time::Instant;
 
-use self::decide::{Move, View, next};
+use self::decide::{Move, SILENT, View, next};
 use super::{Stopped, deposed, leads};
-use crate::{cluster::Cluster, peers::Peers, status::chain};
+use crate::{
+    cluster::Cluster,
+    peers::{Announced, Peers},
+    raft::RaftStatus,
+    status::chain,
+};
 
 /// How often to look, where there is anybody else: the others come and go without a word.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// After a change that failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// A voter that was not heard for so long is told of in the log.
-const SILENT: Duration = Duration::from_secs(3);
+/// What was committed so long ago a member that keeps up has: several round trips, and flushes.
+const SETTLES: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub struct Membership {
     cluster: Cluster,
     peers: Peers,
-    /// Told of as silent.
-    told: BTreeMap<PeerId, Instant>,
+}
+
+/// What one term of leading remembers.
+struct Term {
+    /// When each member was first seen as one: until then it was not missed.
+    members: BTreeMap<PeerId, Instant>,
+    /// What was committed when, oldest first, for [`SETTLES`].
+    commits: VecDeque<(Instant, u64)>,
+    /// Why the last change failed: told once.
+    trouble: Option<String>,
 }
 
 impl Membership {
     pub fn new(cluster: Cluster, peers: Peers) -> Self {
-        Self { cluster, peers, told: BTreeMap::new() }
+        Self { cluster, peers }
     }
 
     /// For as long as the store runs, whenever this controller leads.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
         let mut leadership = self.cluster.leadership();
         while leads(&mut leadership).await.is_ok() {
             let led = tokio::select! {
@@ -54,15 +70,18 @@ impl Membership {
         }
     }
 
-    async fn keep(&mut self) -> Result<(), Stopped> {
-        let since = Instant::now();
+    async fn keep(&self) -> Result<(), Stopped> {
+        let mut term = Term { members: BTreeMap::new(), commits: VecDeque::new(), trouble: None };
         let mut states = self.cluster.watch();
         loop {
-            let pause = match self.step(since).await {
+            let pause = match self.step(&mut term).await {
                 Ok(true) => continue,
                 Ok(false) => LOOK_EVERY,
                 Err(words) => {
-                    tracing::warn!(error = words, again_in = ?RETRY, "the controllers could not be changed");
+                    if term.trouble.as_ref() != Some(&words) {
+                        tracing::warn!(error = words, tried_every = ?RETRY, "the controllers could not be changed");
+                    }
+                    term.trouble = Some(words);
                     RETRY
                 }
             };
@@ -75,50 +94,62 @@ impl Membership {
     }
 
     /// One move, if there is one to make.
-    async fn step(&mut self, since: Instant) -> Result<bool, String> {
+    async fn step(&self, term: &mut Term) -> Result<bool, String> {
         let (state, raft) = (self.cluster.read(), self.cluster.raft_status());
-        let me = self.peers.me().clone();
-        let silent = self.silences(&raft.voters, since);
+        let me = self.peers.me();
         let mut announced = self.peers.announced();
-        if let Some(address) = &me.address {
-            let own =
-                crate::peers::Announced { address: address.clone(), release: env!("CARGO_PKG_VERSION").to_owned() };
-            announced.insert(me.id, own);
-        }
+        announced.insert(me.id, Announced::of(me));
+        let now = Instant::now();
+        let silent = self.silences(term, &raft, now);
         let replace_after = Some(state.settings.replace_controller_after).filter(|micros| *micros > 0);
         let view = View {
             me: me.id,
             controllers: &state.controllers,
             raft: &raft,
             silent: &silent,
+            settled: term.settled(now, raft.commit),
             announced: &announced,
             replace_after: replace_after.map(Duration::from_micros),
         };
         let Some(step) = next(&view) else { return Ok(false) };
-        tracing::info!(%step, "changing the controllers");
-        let made = match step {
-            Move::Propose(command) => self.cluster.change(command).await.map(drop).map_err(|error| chain(&error)),
-            Move::Change(changes) => self.cluster.change_members(changes).await.map_err(|error| chain(&error)),
-            Move::HandOver(to) => self.cluster.transfer_leadership(to).await.map_err(|error| chain(&error)),
+        let made = match &step {
+            Move::Propose(command) => {
+                self.cluster.change(command.clone()).await.map(drop).map_err(|error| chain(&error))
+            }
+            Move::Change(changes) => self.cluster.change_members(changes.clone()).await.map_err(|error| chain(&error)),
+            Move::HandOver(to) => self.cluster.transfer_leadership(*to).await.map_err(|error| chain(&error)),
         };
-        made.map(|()| true)
+        made.map_err(|words| format!("{step}: {words}"))?;
+        term.trouble = None;
+        if step.is_grave() {
+            tracing::warn!(%step, "changed the controllers");
+        } else {
+            tracing::info!(%step, "changed the controllers");
+        }
+        Ok(true)
     }
 
-    /// How long each other voter was not heard, while this controller led; tells of it.
-    fn silences(&mut self, voters: &[PeerId], since: Instant) -> BTreeMap<PeerId, Duration> {
-        let now = Instant::now();
-        let mut silent = BTreeMap::new();
-        for peer in voters.iter().copied().filter(|peer| *peer != self.peers.me().id) {
-            let heard = self.peers.heard(peer).map(|(heard, _)| Instant::from_std(heard));
-            let silence = now.saturating_duration_since(heard.unwrap_or(since).max(since));
-            if silence >= SILENT && !self.told.contains_key(&peer) {
-                tracing::warn!(%peer, ?silence, "a controller does not answer");
-                self.told.insert(peer, now);
-            } else if silence < SILENT && self.told.remove(&peer).is_some() {
-                tracing::info!(%peer, "a controller answers again");
-            }
-            silent.insert(peer, silence);
+    /// How long each other member was not heard, while this controller led and it was one. Absent: not yet known.
+    fn silences(&self, term: &mut Term, raft: &RaftStatus, now: Instant) -> BTreeMap<PeerId, Duration> {
+        let others = raft.voters.iter().chain(&raft.learners).copied().filter(|peer| *peer != raft.id);
+        let before = std::mem::take(&mut term.members);
+        term.members = others.map(|peer| (peer, before.get(&peer).copied().unwrap_or(now))).collect();
+        let silence = |(peer, since): (&PeerId, &Instant)| {
+            let heard = self.peers.heard(*peer).map(|(heard, _)| Instant::from_std(heard));
+            let heard = heard.filter(|heard| heard >= since);
+            let silence = now.saturating_duration_since(heard.unwrap_or(*since));
+            (heard.is_some() || silence >= SILENT).then_some((*peer, silence))
+        };
+        term.members.iter().filter_map(silence).collect()
+    }
+}
+
+impl Term {
+    fn settled(&mut self, now: Instant, commit: u64) -> u64 {
+        self.commits.push_back((now, commit));
+        while self.commits.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= SETTLES) {
+            self.commits.pop_front();
         }
-        silent
+        self.commits.front().map_or(commit, |(_, commit)| *commit)
     }
 }

@@ -32,13 +32,13 @@ pub enum LocalError {
     )]
     OtherAddress { asked: String, configured: String },
     #[error(
-        "this controller is of cluster {} already and cannot {verb} another: `rctl cluster leave` first",
+        "this controller is of cluster {} already and cannot {verb} another: `rctl cluster leave` empties it",
         .cluster.as_ref().map_or("?", ClusterId::as_str)
     )]
     Member { verb: &'static str, cluster: Option<ClusterId> },
     #[error(
-        "this controller holds {services} services and {tasks} tasks, which would be lost: remove its stacks first, or \
-         {verb} with a controller that is empty"
+        "this controller holds {services} services and {tasks} tasks, which would be lost: remove its stacks first \
+         (`rctl rm`), or {verb} with a controller that is empty"
     )]
     NotBlank { verb: &'static str, services: usize, tasks: usize },
     #[error("this controller is of no cluster")]
@@ -58,10 +58,12 @@ pub enum LocalError {
     LastVoter,
     #[error(
         "the cluster could not be told ({0}): try again when its majority is back, or say --force and remove this \
-         controller on another one with `rctl cluster rm`"
+         controller on another one, with `rctl cluster remove`"
     )]
     NotTold(String),
-    #[error("the cluster has a leader, {0}: nothing is to be recovered. `rctl cluster rm` removes a dead controller")]
+    #[error(
+        "the cluster has a leader, {0}: nothing is to be recovered. `rctl cluster remove` removes a dead controller"
+    )]
     HasLeader(String),
     #[error("the others that are given up must be named, all of them and nobody else: {0}")]
     OtherLost(String),

@@ -3,11 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use roster_proto::id::{ClusterId, ControllerName, PeerId};
-use roster_tls::{Authority, Identity, IdentityError, KeyAndRequest, Role, SignError, Subject, Token};
+use roster_tls::{Authority, Identity, IdentityError, KeyAndRequest, Role, SignError, Subject, Token, fingerprint};
 
+use super::LocalError;
 use crate::{
     cluster::{ChangeError, Cluster},
-    state::{AuthorityRecord, ClusterState, Secret, TokenRole, command::Command},
+    home::{Home, Step},
+    state::{AuthorityRecord, ClusterState, Secret, TokenRole, command::Command, controllers::ControllerInfo},
 };
 
 /// Of the tokens that `init` hands out.
@@ -35,37 +37,67 @@ pub(crate) struct Founded {
     pub(crate) agent_token: Token,
 }
 
-/// Makes the cluster that `cluster`'s only controller then is the first member of.
-pub(crate) async fn found(
-    cluster: &Cluster,
-    me: PeerId,
-    name: &ControllerName,
-    address: &str,
-) -> Result<Founded, FoundError> {
-    let id = ClusterId::new(random_id()).expect("its alphabet and length are right");
-    let authority = Authority::new(id.as_str(), SystemTime::now())?;
-    // First: what is half done and done again finds its controller there.
-    let command = Command::PutController {
-        id: me,
-        name: name.clone(),
-        address: address.to_owned(),
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-        spare: false,
-    };
-    cluster.change(command).await?;
-    let record = AuthorityRecord {
-        certificate: authority.certificate().to_vec(),
-        key: Some(Secret::new(authority.key_pem().as_bytes())),
-        since: cluster.now(),
-        cross: None,
-    };
-    cluster.change(Command::InitCluster { cluster: id.clone(), authority: record }).await?;
-    let addresses = || vec![address.to_owned()];
-    let mint = |role| Token::mint(id.as_str(), role, authority.digest(), addresses());
-    let (controller_token, agent_token) = (mint(Role::Controller), mint(Role::Agent));
-    put_token(cluster, &controller_token, TokenRole::Controller, CONTROLLER_USES).await?;
-    put_token(cluster, &agent_token, TokenRole::Agent, AGENT_USES).await?;
-    Ok(Founded { cluster: id, controller_token, agent_token })
+/// The controller that a cluster begins with.
+pub(super) struct First {
+    pub(super) home: Home,
+    pub(super) name: ControllerName,
+    pub(super) address: String,
+    pub(super) protocol: u32,
+}
+
+impl First {
+    /// Makes the cluster that `cluster`'s only controller then is the first member of.
+    pub(super) async fn found(&self, cluster: &Cluster) -> Result<Founded, LocalError> {
+        let me = cluster.me();
+        // Of an attempt that was cut off.
+        if cluster.read().controllers.get(&me).is_some_and(|before| before.name != self.name) {
+            cluster.change(Command::RemoveController { id: me }).await?;
+        }
+        // First: a cluster without its controller could not be served.
+        let command = Command::PutController {
+            id: me,
+            name: self.name.clone(),
+            address: self.address.clone(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: self.protocol,
+            spare: false,
+        };
+        cluster.change(command).await?;
+        self.home.pass(Step::ControllerWritten)?;
+        let id = ClusterId::new(random_id()).expect("its alphabet and length are right");
+        let authority = Authority::new(id.as_str(), SystemTime::now()).map_err(FoundError::from)?;
+        let record = AuthorityRecord {
+            certificate: authority.certificate().to_vec(),
+            key: Some(Secret::new(authority.key_pem().as_bytes())),
+            since: cluster.now(),
+            cross: None,
+        };
+        cluster.change(Command::InitCluster { cluster: id.clone(), authority: record }).await?;
+        self.home.pass(Step::ClusterFounded)?;
+        self.invite(cluster, id, authority.digest()).await
+    }
+
+    /// For one who asks again because the answer was lost: the tokens are shown once, so others are made.
+    pub(super) async fn found_again(&self, cluster: &Cluster) -> Result<Founded, LocalError> {
+        let state = cluster.read();
+        let is_me = |known: &ControllerInfo| known.name == self.name && known.address == self.address;
+        let alone = state.controllers.len() == 1 && state.controllers.values().all(|known| is_me(known));
+        match (&state.security.cluster, state.security.signing()) {
+            (Some(id), Some(authority)) if alone => {
+                self.invite(cluster, id.clone(), fingerprint(&authority.certificate)).await
+            }
+            _ => Err(LocalError::Member { verb: "found", cluster: state.security.cluster.clone() }),
+        }
+    }
+
+    async fn invite(&self, cluster: &Cluster, id: ClusterId, authority: [u8; 32]) -> Result<Founded, LocalError> {
+        let mint = |role| Token::mint(id.as_str(), role, authority, vec![self.address.clone()]);
+        let (controller_token, agent_token) = (mint(Role::Controller), mint(Role::Agent));
+        put_token(cluster, &controller_token, TokenRole::Controller, CONTROLLER_USES).await?;
+        self.home.pass(Step::ControllersToken)?;
+        put_token(cluster, &agent_token, TokenRole::Agent, AGENT_USES).await?;
+        Ok(Founded { cluster: id, controller_token, agent_token })
+    }
 }
 
 async fn put_token(cluster: &Cluster, token: &Token, role: TokenRole, uses: u32) -> Result<(), ChangeError> {

@@ -1,14 +1,14 @@
 //! Joining a cluster by a token.
 //!
-//! Once the cluster has admitted this controller, that is written down before anything is thrown away; from then on
-//! the join is finished whenever the controller starts. Cut off before, it is begun again with the same token: the
-//! cluster forgets an admitted controller that never came when another one of its name joins.
+//! The key is kept before the cluster is asked to sign it, so that a call that was cut off can be made again: the cluster
+//! knows the request, and answers as before. Once it has admitted this controller, that is written down before anything
+//! is thrown away; from then on the join is finished whenever the controller starts.
 
 use roster_proto::wire;
 use roster_tls::{Role, Token};
 
 use super::{Local, LocalError};
-use crate::home::Join;
+use crate::home::{HomeError, Join, Step};
 
 impl Local {
     pub(super) async fn join_cluster(self, request: wire::JoinRequest) -> Result<wire::JoinResponse, LocalError> {
@@ -23,9 +23,15 @@ impl Local {
             address: address.clone(),
             spare: request.spare,
             release: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: *self.config.protocols.end(),
+            oldest_protocol: *self.config.protocols.start(),
             ..wire::EnrollRequest::default()
         };
-        let identity = roster_tls::enroll(&token, enroll).await.map_err(LocalError::Enroll)?;
+        let (joining, cluster, asked) = (self.home.joining(), token.cluster.clone(), name.to_string());
+        let key = tokio::task::spawn_blocking(move || joining.key_to_join(&cluster, &asked)).await?;
+        let key = key.map_err(HomeError::from)?;
+        self.home.pass(Step::JoinKeyKept)?;
+        let identity = roster_tls::enroll_with(key, &token, enroll).await.map_err(LocalError::Enroll)?;
         let peer = Join::peer(&identity).ok_or(LocalError::NoPeer)?;
         let home = self.home.clone();
         let cluster = identity.cluster.clone();

@@ -1,4 +1,5 @@
-//! Leaving a cluster: the others are told first, then this controller is emptied.
+//! Leaving a cluster: the others are told first, then this controller is emptied. One that was told of already, or that
+//! the others have removed, finds that out and is emptied all the same.
 
 use std::time::Duration;
 
@@ -6,10 +7,10 @@ use roster_proto::{
     call,
     wire::{self, cluster_client::ClusterClient},
 };
-use tonic::metadata::MetadataValue;
+use tonic::{Code, metadata::MetadataValue};
 
 use super::{CALL, Here, Local, LocalError};
-use crate::{cluster::Cluster, peers::Peers, status::chain};
+use crate::{cluster::Cluster, home::Step, peers::Peers, status::chain};
 
 /// While the leadership moves.
 const TRIES: usize = 20;
@@ -24,11 +25,14 @@ impl Local {
             Err(error) if force => tracing::warn!(error = chain(&error), "leaves without a word"),
             Err(error) => return Err(error),
         }
+        self.home.pass(Step::LeaveTold)?;
         self.close_store().await;
         let home = self.home.clone();
-        tokio::task::spawn_blocking(move || home.empty()).await??;
-        tracing::info!("left the cluster");
+        let emptied = tokio::task::spawn_blocking(move || home.empty()).await;
+        // Also when it failed: the store is closed.
         self.life.begin_anew();
+        emptied??;
+        tracing::info!("left the cluster");
         Ok(wire::LeaveResponse {})
     }
 }
@@ -43,6 +47,11 @@ async fn tell(cluster: &Cluster, peers: &Peers) -> Result<(), LocalError> {
     let mut why = "no leader is known".to_owned();
     for _ in 0..TRIES {
         let status = cluster.raft_status();
+        // By a call that was cut off, or by the others.
+        let is_member = status.voters.is_empty() || status.voters.contains(&me) || status.learners.contains(&me);
+        if !is_member || (status.leader.is_none() && peers.is_removed()) {
+            return Ok(());
+        }
         match status.leader {
             Some(leader) if leader == me => {
                 // Another one has to lead that; the caught-up ones first.
@@ -58,7 +67,15 @@ async fn tell(cluster: &Cluster, peers: &Peers) -> Result<(), LocalError> {
                 Ok(()) => return Ok(()),
                 Err(words) => why = words,
             },
-            None => {}
+            // One that was removed is told so by any of them.
+            None => {
+                let state = cluster.read();
+                for other in state.controllers.keys().filter(|other| **other != me) {
+                    if ask(peers, *other, me).await.is_ok() {
+                        return Ok(());
+                    }
+                }
+            }
         }
         tokio::time::sleep(BETWEEN).await;
     }
@@ -73,7 +90,9 @@ async fn ask(peers: &Peers, leader: roster_proto::id::PeerId, me: roster_proto::
     request.metadata_mut().insert(call::FORWARDED_FOR, MetadataValue::from_static("admin/root"));
     match ClusterClient::new(channel).remove_controller(request).await {
         Ok(_) => Ok(()),
+        Err(status) if status.code() == Code::NotFound => Ok(()),
         Err(status) => {
+            peers.learn(&status);
             peers.disconnect(leader);
             Err(status.message().to_owned())
         }

@@ -17,12 +17,13 @@ mod restore;
 use std::{sync::Arc, time::Duration};
 
 use roster_proto::{
-    id::{ControllerName, PeerId},
+    id::ControllerName,
     wire::{self, local_server},
 };
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::found::First;
 pub(crate) use self::{
     backup::write as write_backup,
     error::LocalError,
@@ -61,7 +62,7 @@ pub(crate) struct Local {
 
 impl Local {
     pub(crate) fn new(config: Arc<Config>, life: Life, here: Here) -> Self {
-        let home = Home::new(&config.data_dir);
+        let home = Home::of(&config);
         Self { config, home, life, here, busy: Arc::default() }
     }
 
@@ -132,15 +133,13 @@ impl Local {
         let life = Life::default();
         let config = StoreConfig { begin: Begin::Alone, ..StoreConfig::new(self.home.dir()) };
         let (store, task) = Store::<ClusterState>::open(config, Alone, life.store_shutdown()).await?;
-        let me = store.status().borrow().id;
-        Ok(Opened { cluster: Cluster::new(store, Arc::new(Metrics::default())), me, life, task })
+        Ok(Opened { cluster: Cluster::new(store, Arc::new(Metrics::default())), life, task })
     }
 }
 
 /// A store that is open for a moment.
 struct Opened {
     cluster: Cluster,
-    me: PeerId,
     life: Life,
     task: StoreTask,
 }
@@ -171,7 +170,7 @@ impl local_server::Local for Local {
 
     async fn restore(
         &self,
-        request: Request<Streaming<wire::Piece>>,
+        request: Request<Streaming<wire::RestoreRequest>>,
     ) -> Result<Response<wire::RestoreResponse>, Status> {
         self.alone(|local| local.restore_cluster(request.into_inner())).await
     }
@@ -184,20 +183,21 @@ impl local_server::Local for Local {
 impl Local {
     async fn found(self, request: wire::InitRequest) -> Result<wire::InitResponse, LocalError> {
         let (name, address) = (self.name(&request.name)?, self.address(&request.address)?);
+        let first = First { home: self.home.clone(), name, address, protocol: *self.config.protocols.end() };
         let founded = match &self.here {
-            Here::Member(cluster, _) => {
-                return Err(LocalError::Member { verb: "found", cluster: cluster.read().security.cluster.clone() });
-            }
-            Here::Alone(cluster) => found::found(cluster, cluster.me(), &name, &address).await?,
+            Here::Member(cluster, _) => first.found_again(cluster).await?,
+            Here::Alone(cluster) => first.found(cluster).await?,
             Here::Waiting => {
                 let opened = self.open_alone().await?;
-                let founded = found::found(&opened.cluster, opened.me, &name, &address).await;
+                let founded = first.found(&opened.cluster).await;
                 opened.close().await?;
                 founded?
             }
         };
-        tracing::info!(cluster = %founded.cluster, %name, address, "founded a cluster");
-        self.life.begin_anew();
+        if !matches!(self.here, Here::Member(..)) {
+            tracing::info!(cluster = %founded.cluster, name = %first.name, address = first.address, "founded a cluster");
+            self.life.begin_anew();
+        }
         Ok(wire::InitResponse {
             cluster: founded.cluster.to_string(),
             controller_token: founded.controller_token.to_string(),

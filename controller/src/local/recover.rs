@@ -1,16 +1,21 @@
 //! Going on alone after the majority is lost for good, with what this controller holds.
 //!
 //! Whatever a majority acknowledged and this controller was sent is in its log and stays. The others are forgotten and
-//! their certificates refused: they must not come back with what they hold.
+//! their certificates refused: they must not come back with what they hold. All of that happens in one step of the log, so
+//! that a crash leaves the controller as it was, or recovered.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path, time::SystemTime};
 
-use roster_proto::{id::PeerId, wire};
+use roster_proto::{
+    id::{PeerId, Version},
+    wire,
+};
 
 use super::{Here, Local, LocalError};
 use crate::{
-    raft,
-    state::{ClusterState, command::Command, controllers::ControllerInfo},
+    home::Step,
+    raft::{self, OpenError},
+    state::{ClusterState, controllers::ControllerInfo},
 };
 
 impl Local {
@@ -20,6 +25,10 @@ impl Local {
         let name =
             |id: PeerId| state.controllers.get(&id).map_or_else(|| id.to_string(), |known| known.name.to_string());
         if let Some(leader) = cluster.raft_status().leader {
+            // Asked again because the answer was lost.
+            if leader == me && state.controllers.len() == 1 {
+                return Ok(wire::RecoverResponse { version: state.version.0 });
+            }
             return Err(LocalError::HasLeader(name(leader)));
         }
         let others: Vec<ControllerInfo> = state
@@ -38,30 +47,21 @@ impl Local {
             return Err(LocalError::OtherLost(names.into_iter().collect::<Vec<_>>().join(", ")));
         }
         self.close_store().await;
-        let recovered = self.go_on_alone(others).await;
+        let home = self.home.clone();
+        let recovered = tokio::task::spawn_blocking(move || go_on_alone(home.dir())).await;
         // Also when it failed: the store is closed.
         self.life.begin_anew();
-        let version = recovered?;
-        tracing::warn!(version, "recovered: this controller goes on alone");
-        Ok(wire::RecoverResponse { version })
+        let version = recovered??;
+        self.home.pass(Step::Recovered)?;
+        tracing::warn!(%version, "recovered: this controller goes on alone");
+        Ok(wire::RecoverResponse { version: version.0 })
     }
+}
 
-    async fn go_on_alone(&self, others: Vec<ControllerInfo>) -> Result<u64, LocalError> {
-        let home = self.home.clone();
-        tokio::task::spawn_blocking(move || raft::recover::<ClusterState>(home.dir())).await??;
-        let opened = self.open_alone().await?;
-        let tidied = async {
-            let cluster = &opened.cluster;
-            if cluster.read().controllers.get(&opened.me).is_some_and(|me| me.spare) {
-                cluster.change(Command::SetSpares { spares: [(opened.me, false)].into() }).await?;
-            }
-            for other in others {
-                cluster.change(Command::RemoveController { id: other.id }).await?;
-            }
-            Ok(cluster.read().version.0)
-        };
-        let tidied = tidied.await;
-        opened.close().await?;
-        tidied
-    }
+fn go_on_alone(dir: &Path) -> Result<Version, OpenError> {
+    let edit = |state: &mut ClusterState, me: PeerId, _| {
+        *state = state.recovered(me, SystemTime::now().into())?;
+        Ok(state.version)
+    };
+    raft::recover(dir, Box::new(edit)).map(|(_, version)| version)
 }

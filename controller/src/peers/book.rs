@@ -9,12 +9,24 @@ use std::{
 use roster_proto::id::PeerId;
 use tokio::sync::Notify;
 
+use super::Me;
+
 /// What a peer said of itself when it called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
     /// HOST:PORT; empty when it did not say.
     pub address: String,
     pub release: String,
+    /// The newest version of the controllers' protocol that it speaks.
+    pub protocol: u32,
+}
+
+impl Announced {
+    /// What this controller says of itself.
+    pub fn of(me: &Me) -> Self {
+        let (address, protocol) = (me.address.clone().unwrap_or_default(), *me.protocols.end());
+        Self { address, release: env!("CARGO_PKG_VERSION").to_owned(), protocol }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, transport::Channel};
 
-use super::{PROTOCOLS, Shared};
+use super::Shared;
 use crate::status::chain;
 
 /// Messages that wait for the stream.
@@ -119,6 +119,7 @@ impl Task {
                 self.told.clear();
             }
             self.say(ended.message());
+            self.shared.learn(&ended);
             let refused =
                 matches!(ended.code(), Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated);
             self.pause(if refused { REFUSED_PAUSE } else { ATTEMPT_EVERY }).await;
@@ -194,7 +195,8 @@ impl Task {
             cluster: me.cluster.clone(),
             address: self.shared.own_address(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            protocol: *PROTOCOLS.end(),
+            protocol: *me.protocols.end(),
+            oldest_protocol: *me.protocols.start(),
         }
     }
 

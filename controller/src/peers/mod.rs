@@ -21,30 +21,37 @@ mod snapshot;
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::RangeInclusive,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
 use protobuf::Message as _;
-use roster_proto::id::PeerId;
+use roster_proto::{call, id::PeerId};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::{Code, Status, transport::Channel};
 
 pub(crate) use self::incoming::IncomingError;
 pub use self::{book::Announced, service::RaftService};
 use self::{book::Book, incoming::Incoming, link::Link};
 use crate::{
+    forward,
     raft::{EncodedMachine, Message, Store, Transport},
     state::ClusterState,
+    status::chain,
 };
 
-/// The versions of the controllers' protocol that this release speaks; it says the last of them.
+/// The versions of the controllers' protocol that this release speaks.
 ///
-/// Raise it when a message an older controller sends, or ignores, would break a promise. Keep the one before for one
-/// release, so that controllers can be upgraded one after the other.
-pub const PROTOCOLS: std::ops::RangeInclusive<u32> = 1..=1;
+/// Raise the last when a message or a command that older controllers do not know, or understand otherwise, would break a
+/// promise. Keep the one before for one release, so that controllers can be upgraded one after the other; until every
+/// controller in the state speaks the new one, propose nothing that only it knows.
+pub const PROTOCOLS: RangeInclusive<u32> = 1..=1;
 
 /// This controller, as it introduces itself.
 #[derive(Clone, Debug)]
@@ -54,6 +61,33 @@ pub struct Me {
     pub cluster: String,
     /// HOST:PORT; `None` when it says nothing about where it is.
     pub address: Option<String>,
+    /// [`PROTOCOLS`], except where tests have another release.
+    pub protocols: RangeInclusive<u32>,
+}
+
+/// Whether there is a version that both sides speak; the other one's oldest is 0 when it speaks `newest` alone.
+pub(crate) fn speaks(own: &RangeInclusive<u32>, newest: u32, oldest: u32) -> bool {
+    let oldest = if oldest == 0 { newest } else { oldest };
+    oldest <= *own.end() && newest >= *own.start()
+}
+
+/// Says which of the two is to be upgraded.
+pub(crate) fn misfit(own: &RangeInclusive<u32>, who: &str, release: &str, newest: u32, oldest: u32) -> String {
+    let versions = |oldest, newest| match oldest {
+        oldest if oldest == 0 || oldest == newest => format!("version {newest}"),
+        oldest => format!("versions {oldest} to {newest}"),
+    };
+    let what = if newest > *own.end() {
+        "upgrade the older controllers first, by one release at a time"
+    } else {
+        "upgrade that one first"
+    };
+    format!(
+        "{who} (release {release:?}) speaks {} of the controllers' protocol, this controller (release {}) {}: {what}",
+        versions(oldest, newest),
+        env!("CARGO_PKG_VERSION"),
+        versions(*own.start(), *own.end()),
+    )
 }
 
 /// Why there is no way to a controller.
@@ -88,6 +122,8 @@ struct Shared {
     incoming: Incoming,
     /// Known once it is open, which takes the transport.
     store: OnceLock<Store<ClusterState>>,
+    /// Another controller said so.
+    removed: AtomicBool,
     runtime: tokio::runtime::Handle,
     stopping: CancellationToken,
 }
@@ -103,6 +139,7 @@ impl Peers {
             channels: tokio::sync::Mutex::default(),
             incoming: Incoming::new(incoming),
             store: OnceLock::new(),
+            removed: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
             stopping,
         }))
@@ -124,6 +161,11 @@ impl Peers {
 
     pub fn me(&self) -> &Me {
         &self.0.me
+    }
+
+    /// Whether this controller was taken out of the cluster, by another one's word: it refused the certificate for that.
+    pub fn is_removed(&self) -> bool {
+        self.0.removed.load(Ordering::Acquire)
     }
 
     /// When the peer last said anything, and by the clock on the wall.
@@ -152,6 +194,37 @@ impl Peers {
         let shared = self.0.clone();
         self.0.runtime.spawn(async move { shared.channels.lock().await.remove(&peer) });
     }
+
+    /// To be told what another controller answered to a call.
+    pub(crate) fn learn(&self, answer: &Status) {
+        self.0.learn(answer);
+    }
+}
+
+/// For calls that are passed on to the leader.
+impl forward::Peers for Peers {
+    fn connect(&self, peer: u64) -> BoxFuture<'static, Result<Channel, forward::Unreachable>> {
+        let peers = self.clone();
+        Box::pin(async move {
+            let connected = Peers::connect(&peers, PeerId(peer)).await;
+            connected.map_err(|error| match error {
+                Unreachable::NoAddress(_) => forward::Unreachable::NoAddress(peer),
+                Unreachable::Connect(error) => {
+                    let state = peers.0.store.get().map(Store::read);
+                    let known = state.as_ref().and_then(|state| state.controllers.get(&PeerId(peer)));
+                    forward::Unreachable::Connect {
+                        name: known.map_or_else(|| PeerId(peer).to_string(), |known| known.name.to_string()),
+                        address: peers.0.addresses(PeerId(peer)).join(" or "),
+                        reason: chain(&error),
+                    }
+                }
+            })
+        })
+    }
+
+    fn failed(&self, peer: u64) {
+        self.disconnect(PeerId(peer));
+    }
 }
 
 impl Shared {
@@ -171,6 +244,17 @@ impl Shared {
     fn own_address(&self) -> String {
         let known = || self.store.get()?.read().controllers.get(&self.me.id).map(|known| known.address.clone());
         self.me.address.clone().or_else(known).unwrap_or_default()
+    }
+
+    /// What another controller answered may tell that this one was removed.
+    fn learn(&self, answer: &Status) {
+        let removed = answer.code() == Code::Unauthenticated && answer.metadata().contains_key(call::REMOVED);
+        if removed && !self.removed.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                "another controller says that this one was removed from the cluster: `rctl cluster leave` on this host \
+                 empties it"
+            );
+        }
     }
 
     async fn dial_any(&self, peer: PeerId) -> Result<Channel, Unreachable> {

@@ -7,8 +7,9 @@ use roster_proto::{id::PeerId, wire, wire::raft_server::Raft};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    ANSWER_WITHIN, Announced, PROTOCOLS, Peers, Shared,
+    ANSWER_WITHIN, Announced, Peers, Shared,
     incoming::{IncomingError, Partial},
+    misfit, speaks,
 };
 use crate::{raft::Store, state::ClusterState};
 
@@ -31,12 +32,20 @@ impl RaftService {
         self.shared().store.get().ok_or_else(|| Status::unavailable("the controller is starting: try again"))
     }
 
+    /// By its name, where that is known.
+    fn named(&self, peer: PeerId) -> String {
+        let state = self.shared().store.get().map(Store::read);
+        let known = state.as_ref().and_then(|state| state.controllers.get(&peer));
+        known.map_or_else(|| peer.to_string(), |known| known.name.to_string())
+    }
+
     /// Whether this is the right caller at the right place, in the right words.
     fn admit(&self, hello: &wire::RaftHello) -> Result<PeerId, Status> {
         let me = &self.shared().me;
         let refuse = |why: String| Err(Status::failed_precondition(why));
-        if !PROTOCOLS.contains(&hello.protocol) {
-            return refuse(misfit(hello));
+        if !speaks(&me.protocols, hello.protocol, hello.oldest_protocol) {
+            let who = format!("controller {}", self.named(PeerId(hello.from)));
+            return refuse(misfit(&me.protocols, &who, &hello.release, hello.protocol, hello.oldest_protocol));
         }
         if hello.cluster != me.cluster {
             return refuse(format!("this controller is of cluster {}, not of {}", me.cluster, hello.cluster));
@@ -49,20 +58,6 @@ impl RaftService {
         }
         Ok(PeerId(hello.from))
     }
-}
-
-/// Says which of the two is to be upgraded.
-fn misfit(hello: &wire::RaftHello) -> String {
-    let (oldest, newest) = PROTOCOLS.into_inner();
-    let what = if hello.protocol > newest { "upgrade this controller" } else { "upgrade that controller" };
-    let versions = if oldest == newest { newest.to_string() } else { format!("{oldest} to {newest}") };
-    format!(
-        "controller {} (release {:?}) speaks protocol {}, this one (release {}) {versions}: {what}",
-        PeerId(hello.from),
-        hello.release,
-        hello.protocol,
-        env!("CARGO_PKG_VERSION"),
-    )
 }
 
 #[tonic::async_trait]
@@ -79,7 +74,7 @@ impl Raft for RaftService {
         let peer = self.admit(&hello)?;
         let store = self.store()?;
         let book = &self.shared().book;
-        book.announce(peer, Announced { address: hello.address, release: hello.release });
+        book.announce(peer, Announced { address: hello.address, release: hello.release, protocol: hello.protocol });
         tracing::debug!(%peer, "a controller calls");
         let receive = async {
             while let Some(frame) = frames.message().await? {

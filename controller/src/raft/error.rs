@@ -115,6 +115,12 @@ pub enum OpenError {
         #[source]
         source: Arc<Fault>,
     },
+    #[error("the store in {} is left as it is", dir.display())]
+    NotEdited {
+        dir: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// Why the driver ended by itself. Everything that was pending has been answered with it.

@@ -10,8 +10,8 @@ use roster_proto::id::PeerId;
 use super::{error::MembersError, status::PeerProgress};
 
 /// How many entries a learner may lack when it is promoted: as a voter it would hold up every command until it had
-/// caught up.
-const PROMOTION_LAG: u64 = 1024;
+/// caught up. One that keeps up with a busy log lacks what is under way.
+const PROMOTION_LAG: u64 = 8192;
 
 /// One peer's part in a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,7 +60,7 @@ pub use ::raft::eraftpb::Message;
 pub use self::{
     error::{Damage, DiskError, Fault, MembersError, OpenError, ProposeError, ReadError, StepError, Undecodable},
     members::MemberChange,
-    open::{Begin, StoreConfig, recover, restore},
+    open::{Begin, Edit, EditError, StoreConfig, recover, restore},
     status::{PeerProgress, RaftStatus},
     store::{Leadership, Store, StoreTask},
     transport::{Alone, EncodedMachine, Transport},

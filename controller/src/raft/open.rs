@@ -126,14 +126,23 @@ pub(super) fn restore_to<M: Machine, D: Disk>(
     Ok(peer)
 }
 
+/// What [`recover`] does to the machine besides: given the peer and the version of the last command, it says which version
+/// the machine then has, no lower one; or why nothing is to be done at all.
+pub type Edit<'a, M> = Box<dyn FnOnce(&mut M, PeerId, Version) -> Result<Version, EditError> + Send + 'a>;
+pub type EditError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Makes the store's own peer the sole voter of its log, and all that is in the log committed: what a majority has
 /// acknowledged and this peer was told is in there. Only for when the others are gone for good: they must never meet
-/// this log again.
-pub fn recover<M: Machine>(dir: &Path) -> Result<PeerId, OpenError> {
-    recover_on::<M, _>(dir, SledDisk::open(dir, rand::random(), Pace::default())?)
+/// this log again. All of it, `edit` included, is done in one step or, after a crash, not at all.
+pub fn recover<M: Machine>(dir: &Path, edit: Edit<M>) -> Result<(PeerId, Version), OpenError> {
+    recover_on(dir, SledDisk::open(dir, rand::random(), Pace::default())?, edit)
 }
 
-pub(super) fn recover_on<M: Machine, D: Disk>(dir: &Path, disk: D) -> Result<PeerId, OpenError> {
+pub(super) fn recover_on<M: Machine, D: Disk>(
+    dir: &Path,
+    disk: D,
+    edit: Edit<M>,
+) -> Result<(PeerId, Version), OpenError> {
     let nothing = || OpenError::Nothing { dir: dir.to_owned() };
     let Found::Log { mut log, machine } = read(dir, disk)? else { return Err(nothing()) };
     let mut machine: M = decode(dir, &log, &machine)?;
@@ -151,11 +160,14 @@ pub(super) fn recover_on<M: Machine, D: Disk>(dir: &Path, disk: D) -> Result<Pee
         }
     }
     let peer = log.head().peer;
-    let mut metadata = SnapshotMetadata { index, term, ..SnapshotMetadata::default() };
+    let version = edit(&mut machine, PeerId(peer), Version(index))
+        .map_err(|source| OpenError::NotEdited { dir: dir.to_owned(), source })?;
+    assert!(version.0 >= index, "versions never go back");
+    let mut metadata = SnapshotMetadata { index: version.0, term, ..SnapshotMetadata::default() };
     metadata.set_conf_state(ConfState { voters: vec![peer], ..ConfState::default() });
     let later_term = log.head().term + 1;
     log.install(metadata, Bytes::from(machine.encode()), later_term, peer).map_err(failed_in(dir))?;
-    Ok(PeerId(peer))
+    Ok((PeerId(peer), version))
 }
 
 fn read<D: Disk>(dir: &Path, disk: D) -> Result<Found<D>, OpenError> {

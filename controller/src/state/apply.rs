@@ -96,6 +96,7 @@ impl ClusterState {
             Command::Report { .. }
             | Command::InitCluster { .. }
             | Command::PutController { .. }
+            | Command::SetControllerSilent { .. }
             | Command::SetSpares { .. }
             | Command::DismissController { .. }
             | Command::RemoveController { .. }
@@ -153,9 +154,10 @@ impl<'a> Edit<'a> {
                 reports.iter().for_each(|report| self.report(node, report));
                 Ok(())
             }
-            Command::PutController { id, name, address, release, spare } => {
-                self.put_controller(*id, name, address, release, *spare)
+            Command::PutController { id, name, address, release, protocol, spare } => {
+                self.put_controller(*id, name, address, release, *protocol, *spare)
             }
+            Command::SetControllerSilent { id, silent } => self.set_controller_silent(*id, *silent),
             Command::SetSpares { spares } => self.set_spares(spares),
             Command::DismissController { id } => self.dismiss_controller(*id),
             Command::RemoveController { id } => self.remove_controller(*id),

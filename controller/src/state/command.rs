@@ -95,8 +95,15 @@ pub enum Command {
         name: ControllerName,
         address: String,
         release: String,
+        #[serde(default)]
+        protocol: u32,
         /// Of one that joins.
         spare: bool,
+    },
+    /// A controller does not answer the leader, or answers again.
+    SetControllerSilent {
+        id: PeerId,
+        silent: bool,
     },
     /// Who is to be a spare from now on, and who no longer. All or none.
     SetSpares {
@@ -229,7 +236,7 @@ pub enum Refusal {
     #[error("there is no controller {0}: `rctl cluster status` lists what there is")]
     NoSuchController(PeerId),
     #[error(
-        "there is a controller {name} already ({id}): choose another name, or remove that one with `rctl cluster rm {name}`"
+        "there is a controller {name} already ({id}): choose another name, or remove that one with `rctl cluster remove {name}`"
     )]
     ControllerExists { name: ControllerName, id: PeerId },
     #[error("no controller would have a vote: add or promote another one first")]

@@ -12,7 +12,10 @@ use roster_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterState, Holder};
+use super::{
+    ClusterState, Holder,
+    command::{Command, Entry, Outcome, Refusal},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControllerInfo {
@@ -23,10 +26,16 @@ pub struct ControllerInfo {
     pub address: String,
     /// What it runs.
     pub release: String,
+    /// The newest version of the controllers' protocol that it speaks.
+    #[serde(default)]
+    pub protocol: u32,
     /// Keeps up without a vote, and stands in for a voter that dies.
     pub spare: bool,
     /// Is to be taken out of raft's configuration and then forgotten.
     pub leaving: bool,
+    /// It does not answer the leader, which wrote that down then.
+    #[serde(default)]
+    pub silent_since: Option<Timestamp>,
     pub joined: Timestamp,
 }
 
@@ -71,9 +80,45 @@ impl ClusterState {
     pub fn controller_named(&self, name: &ControllerName) -> Option<&ControllerInfo> {
         self.controllers.values().map(AsRef::as_ref).find(|controller| controller.name == *name)
     }
-    /// The cluster as it goes on from a backup: `me` is its only controller, the others are not believed any more, and
-    /// every version that was given out since the backup was made lies behind, so that agents take what they are sent.
+
+    /// The cluster as it goes on from a backup: `me` is its only controller, and the others are not believed any more.
     pub fn restored(mut self, me: ControllerInfo, at: Timestamp) -> Self {
+        self.outrun(at);
+        let security = Arc::make_mut(&mut self.security);
+        for gone in self.controllers.values().filter(|gone| gone.name != me.name) {
+            let holder = Holder::Controller(gone.name.to_string());
+            // The name is free for one that joins anew.
+            security.grants.remove(&holder);
+            security.revoked.insert(holder, at);
+        }
+        self.controllers = [(me.id, Arc::new(me))].into_iter().collect();
+        self
+    }
+
+    /// The cluster as it goes on with what one controller has after the others were lost: `me` has a vote and is alone,
+    /// the others are forgotten and not believed any more. `Err`: what must be done about it before.
+    pub fn recovered(&self, me: PeerId, at: Timestamp) -> Result<Self, Refusal> {
+        let mut next = self.clone();
+        next.outrun(at);
+        let others: Vec<PeerId> = self.controllers.keys().copied().filter(|id| *id != me).collect();
+        if let Some(own) = next.controllers.get_mut(&me) {
+            let own = Arc::make_mut(own);
+            (own.spare, own.leaving, own.silent_since) = (false, false, None);
+        }
+        for id in others {
+            let version = Version(next.version.0 + 1);
+            if let Outcome::Refused(refusal) =
+                next.apply(version, &Entry::new(at, Command::RemoveController { id })).outcome
+            {
+                return Err(refusal);
+            }
+        }
+        Ok(next)
+    }
+
+    /// Every version that was given out and is not known of here lies behind from now on, so that agents take what they
+    /// are sent.
+    fn outrun(&mut self, at: Timestamp) {
         // Beyond what a million commands in each second could have reached by now.
         let by_the_clock = (at.0 / SECOND) << 20;
         let version = Version(by_the_clock.max(self.version.0 + 1));
@@ -84,11 +129,5 @@ impl ClusterState {
                 Arc::make_mut(node).generation = version;
             }
         }
-        let security = Arc::make_mut(&mut self.security);
-        for gone in self.controllers.values().filter(|gone| gone.name != me.name) {
-            security.revoked.insert(Holder::Controller(gone.name.to_string()), at);
-        }
-        self.controllers = [(me.id, Arc::new(me))].into_iter().collect();
-        self
     }
 }

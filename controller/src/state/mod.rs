@@ -152,6 +152,11 @@ impl ClusterState {
         self.services.get(&task.service).and_then(|s| s.published.get(&task.spec_version)).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a request of this id was applied before.
+    pub fn has_answered(&self, request: &str) -> bool {
+        self.requests.get(request).is_some()
+    }
+
     pub fn node_is_ready(&self, node: &NodeId) -> bool {
         self.nodes.get(node).is_some_and(|node| node.state == NodeState::Ready)
     }

@@ -130,14 +130,13 @@ Examples:
     /// Begin a cluster from a backup, on this host's controller
     #[command(after_help = "\
 Run it as root on the host of a controller that waits to be told (`roster-controller --wait`, an empty data \
-directory). It becomes the only controller; the others join it anew.
+directory) or holds nothing. It becomes the only controller; the others join it anew. Agents and people keep their \
+certificates: agents find the controller where one was before, or by what `rctl cluster join --agent` tells them.
 
 Examples:
-  rctl cluster restore roster.backup")]
-    Restore {
-        /// What `rctl cluster backup` wrote; - reads standard input
-        file: PathBuf,
-    },
+  rctl cluster restore roster.backup
+  rctl cluster restore roster.backup --force      over what this controller holds, which is lost then")]
+    Restore(Restore),
 
     /// Go on with this host's controller alone, after the majority is lost for good
     #[command(after_help = "\
@@ -219,6 +218,21 @@ pub struct Join {
     pub name: Option<String>,
     #[command(flatten)]
     pub agent: AgentDir,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// What `rctl cluster backup` wrote; - reads standard input
+    pub file: PathBuf,
+    /// Although this controller holds something, which is lost then; not while others are in its cluster
+    #[arg(long)]
+    pub force: bool,
+    /// Where the others reach this controller [default: this host's address and the port the controller listens on]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// The controller's name [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -43,6 +43,8 @@ pub struct ControllerView {
     pub lag: Option<u64>,
     pub last_heard: Option<String>,
     pub release: String,
+    /// The newest version of the controllers' protocol that it speaks.
+    pub protocol: u32,
     #[serde(skip)]
     heard: String,
 }
@@ -119,6 +121,7 @@ impl ClusterView {
                 lag: by_leader.then(|| if leader { 0 } else { status.commit.saturating_sub(controller.matched) }),
                 last_heard: moment(controller.last_heard).map(|at| at.to_string()),
                 release: controller.release.clone(),
+                protocol: controller.protocol,
                 heard: match moment(controller.last_heard) {
                     _ if controller.id == status.answered_by => "-".to_owned(),
                     Some(at) if now.since(at) < std::time::Duration::from_secs(1) => "now".to_owned(),
@@ -234,7 +237,7 @@ pub fn status(view: &ClusterView, wide: bool) -> String {
 
 fn controllers(view: &ClusterView, wide: bool) -> Table {
     let mut table = match wide {
-        true => Table::new(["CONTROLLER", "ID", "ROLE", "STATE", "LAG", "HEARD", "RELEASE", "ADDRESS"]),
+        true => Table::new(["CONTROLLER", "ID", "ROLE", "STATE", "LAG", "HEARD", "RELEASE", "PROTOCOL", "ADDRESS"]),
         false => Table::new(["CONTROLLER", "ROLE", "STATE", "LAG", "RELEASE", "ADDRESS"]),
     };
     for controller in &view.controllers {
@@ -256,6 +259,9 @@ fn controllers(view: &ClusterView, wide: bool) -> Table {
             cells.push(controller.heard.clone().into());
         }
         cells.push(controller.release.clone().into());
+        if wide {
+            cells.push(controller.protocol.to_string().into());
+        }
         cells.push(controller.address.clone().into());
         table.row(cells);
     }

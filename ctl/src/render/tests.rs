@@ -279,6 +279,7 @@ fn controller(
         address: format!("10.0.0.{number}:7640"),
         role: role.into(),
         release: "0.1.0".to_owned(),
+        protocol: 1,
         reachable,
         matched,
         last_heard: before(if reachable { 0 } else { 40 }).0,

@@ -3,14 +3,16 @@
 
 use std::{
     collections::BTreeSet,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use roster_proto::{id::PeerId, wire};
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::{ClusterApi, Reply};
 use crate::{
+    api::change,
+    forward::request_id,
     raft::RaftStatus,
     state::{
         ClusterState,
@@ -69,19 +71,28 @@ impl ClusterApi {
             address: known.address.clone(),
             role: role.into(),
             release: known.release.clone(),
-            reachable: own || heard.is_some_and(|(at, _)| at.elapsed() <= HEARD_WITHIN),
+            reachable: match raft.leader {
+                // Followers hear little of each other.
+                Some(leader) if leader != raft.id => known.silent_since.is_none(),
+                _ => own || heard.is_some_and(|(at, _)| at.elapsed() <= HEARD_WITHIN),
+            },
             matched,
             last_heard: if own { now } else { last_heard.map_or(0, |at| u64::try_from(at.as_micros()).unwrap_or(0)) },
+            protocol: known.protocol,
         }
     }
 
-    pub(super) async fn set_vote(&self, name: &str, vote: bool) -> Reply<wire::ClusterStatus> {
-        let target = self.find(name)?;
-        let raft = self.cluster.raft_status();
-        if !vote {
-            self.refuse_losing(&target, &raft, "taking the vote of")?;
+    pub(super) async fn set_vote(
+        &self,
+        request: Request<wire::ControllerRequest>,
+        vote: bool,
+    ) -> Reply<wire::ClusterStatus> {
+        let asked = request_id(&request)?;
+        let target = self.find(&request.get_ref().controller)?;
+        if !vote && !self.has_answered(asked.as_deref()) {
+            self.refuse_losing(&target, "taking the vote of").await?;
         }
-        self.cluster.change(Command::SetSpares { spares: [(target.id, !vote)].into() }).await?;
+        change(&self.cluster, asked, Command::SetSpares { spares: [(target.id, !vote)].into() }).await?;
         let name = &target.name;
         let why = if vote {
             format!("controller {name} has not caught up yet: it gets its vote as soon as it has")
@@ -91,10 +102,18 @@ impl ClusterApi {
         self.until(&why, |_, raft| raft.outgoing.is_empty() && raft.voters.contains(&target.id) == vote).await
     }
 
-    pub(super) async fn remove(&self, name: &str) -> Reply<wire::ClusterStatus> {
-        let target = self.find(name)?;
-        self.refuse_losing(&target, &self.cluster.raft_status(), "removing")?;
-        self.cluster.change(Command::DismissController { id: target.id }).await?;
+    pub(super) async fn remove(&self, request: Request<wire::ControllerRequest>) -> Reply<wire::ClusterStatus> {
+        let asked = request_id(&request)?;
+        // Perhaps by another leader.
+        let again = self.has_answered(asked.as_deref());
+        let target = match self.find(&request.get_ref().controller) {
+            Err(_) if again => return Ok(Response::new(self.overview())),
+            found => found?,
+        };
+        if !again {
+            self.refuse_losing(&target, "removing").await?;
+        }
+        change(&self.cluster, asked, Command::DismissController { id: target.id }).await?;
         let why = format!("controller {} is still being removed", target.name);
         self.until(&why, |state, _| !state.controllers.contains_key(&target.id)).await
     }
@@ -112,18 +131,20 @@ impl ClusterApi {
         Ok(Response::new(self.overview()))
     }
 
-    pub(super) async fn set(&self, asked: wire::ClusterSettings) -> Reply<wire::ClusterSettings> {
+    pub(super) async fn set(&self, request: Request<wire::ClusterSettings>) -> Reply<wire::ClusterSettings> {
+        let id = request_id(&request)?;
+        let asked = request.into_inner();
         let settings = Settings {
             replace_controller_after: asked.replace_controller_after,
             brake_for: asked.brake_for,
             certificate_lifetime: asked.certificate_lifetime,
         };
-        self.cluster.change(Command::Configure { settings }).await?;
+        change(&self.cluster, id, Command::Configure { settings }).await?;
         Ok(Response::new(settings_view(&self.cluster.read().settings)))
     }
 
-    pub(super) async fn release(&self) -> Reply<wire::ClusterStatus> {
-        self.cluster.change(Command::ReleaseBrake).await?;
+    pub(super) async fn release(&self, request: Request<wire::ReleaseBrakeRequest>) -> Reply<wire::ClusterStatus> {
+        change(&self.cluster, request_id(&request)?, Command::ReleaseBrake).await?;
         Ok(Response::new(self.overview()))
     }
 
@@ -137,36 +158,19 @@ impl ClusterApi {
         })
     }
 
-    /// Whether the voters that would be left could go on. The leader's own vote counts as one that answers.
-    fn refuse_losing(&self, target: &ControllerInfo, raft: &RaftStatus, verb: &str) -> Result<(), Status> {
-        if !raft.voters.contains(&target.id) {
-            return Ok(());
+    fn has_answered(&self, request: Option<&str>) -> bool {
+        request.is_some_and(|id| self.cluster.read().has_answered(id))
+    }
+
+    /// A leader that has only just begun to lead may yet have to hear the others.
+    async fn refuse_losing(&self, target: &ControllerInfo, verb: &str) -> Result<(), Status> {
+        let give_up = Instant::now() + HEARD_WITHIN;
+        loop {
+            match could_go_on(target, &self.cluster.raft_status(), verb) {
+                Err(_) if Instant::now() < give_up => tokio::time::sleep(LOOK_EVERY).await,
+                said => return said,
+            }
         }
-        let refuse = |words: String| Err(Status::failed_precondition(words));
-        let left: BTreeSet<PeerId> = raft.voters.iter().copied().filter(|voter| *voter != target.id).collect();
-        if left.is_empty() {
-            return refuse(format!("{} is the only controller with a vote: promote another one first", target.name));
-        }
-        let answers =
-            |voter: &&PeerId| **voter == raft.id || raft.progress.get(*voter).is_some_and(|progress| progress.active);
-        let alive = left.iter().filter(answers).count();
-        if 2 * alive <= left.len() {
-            return refuse(format!(
-                "{verb} {} would leave {} voters of which {alive} answer, too few to decide anything: bring another one \
-                 back or add one first",
-                target.name,
-                left.len(),
-            ));
-        }
-        let all = raft.voters.iter().filter(answers).count();
-        if 2 * all <= raft.voters.len() {
-            return refuse(format!(
-                "{all} of {} voters answer, too few to decide anything: bring one back; when they are lost for good, \
-                 `rctl cluster recover` on one that is left",
-                raft.voters.len(),
-            ));
-        }
-        Ok(())
     }
 
     /// Waits until it is so, and tells how things are then.
@@ -202,6 +206,38 @@ impl ClusterApi {
             Err(_) => Err(Status::deadline_exceeded(format!("{why} (`rctl cluster status` shows when)"))),
         }
     }
+}
+
+/// Whether the voters that would be left could go on. The leader's own vote counts as one that answers.
+fn could_go_on(target: &ControllerInfo, raft: &RaftStatus, verb: &str) -> Result<(), Status> {
+    if !raft.voters.contains(&target.id) {
+        return Ok(());
+    }
+    let refuse = |words: String| Err(Status::failed_precondition(words));
+    let left: BTreeSet<PeerId> = raft.voters.iter().copied().filter(|voter| *voter != target.id).collect();
+    if left.is_empty() {
+        return refuse(format!("{} is the only controller with a vote: promote another one first", target.name));
+    }
+    let answers =
+        |voter: &&PeerId| **voter == raft.id || raft.progress.get(*voter).is_some_and(|progress| progress.active);
+    let alive = left.iter().filter(answers).count();
+    if 2 * alive <= left.len() {
+        return refuse(format!(
+            "{verb} {} would leave {} voters of which {alive} answer, too few to decide anything: bring another one \
+             back or add one first",
+            target.name,
+            left.len(),
+        ));
+    }
+    let all = raft.voters.iter().filter(answers).count();
+    if 2 * all <= raft.voters.len() {
+        return refuse(format!(
+            "{all} of {} voters answer, too few to decide anything: bring one back; when they are lost for good, \
+             `rctl cluster recover` on one that is left",
+            raft.voters.len(),
+        ));
+    }
+    Ok(())
 }
 
 fn settings_view(settings: &Settings) -> wire::ClusterSettings {

@@ -35,15 +35,15 @@ impl ClusterRpc for ClusterApi {
     }
 
     async fn promote(&self, request: Request<wire::ControllerRequest>) -> Reply<wire::ClusterStatus> {
-        self.set_vote(&request.into_inner().controller, true).await
+        self.set_vote(request, true).await
     }
 
     async fn demote(&self, request: Request<wire::ControllerRequest>) -> Reply<wire::ClusterStatus> {
-        self.set_vote(&request.into_inner().controller, false).await
+        self.set_vote(request, false).await
     }
 
     async fn remove_controller(&self, request: Request<wire::ControllerRequest>) -> Reply<wire::ClusterStatus> {
-        self.remove(&request.into_inner().controller).await
+        self.remove(request).await
     }
 
     async fn transfer_leadership(&self, request: Request<wire::ControllerRequest>) -> Reply<wire::ClusterStatus> {
@@ -51,15 +51,15 @@ impl ClusterRpc for ClusterApi {
     }
 
     async fn configure(&self, request: Request<wire::ClusterSettings>) -> Reply<wire::ClusterSettings> {
-        self.set(request.into_inner()).await
+        self.set(request).await
     }
 
-    async fn release_brake(&self, _: Request<wire::ReleaseBrakeRequest>) -> Reply<wire::ClusterStatus> {
-        self.release().await
+    async fn release_brake(&self, request: Request<wire::ReleaseBrakeRequest>) -> Reply<wire::ClusterStatus> {
+        self.release(request).await
     }
 
-    async fn backup(&self, _: Request<wire::BackupRequest>) -> Reply<Self::BackupStream> {
-        self.back_up().await
+    async fn backup(&self, request: Request<wire::BackupRequest>) -> Reply<Self::BackupStream> {
+        self.back_up(request).await
     }
 
     async fn create_token(&self, request: Request<wire::CreateTokenRequest>) -> Reply<wire::CreateTokenResponse> {

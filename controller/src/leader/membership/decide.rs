@@ -11,16 +11,18 @@ use crate::{
     state::{command::Command, controllers::ControllerInfo},
 };
 
-/// A learner that lacks no more than so many entries is caught up: as a voter it holds nobody up.
-const CAUGHT_UP: u64 = 256;
+/// A controller that was not heard for so long is reported.
+pub(super) const SILENT: Duration = Duration::from_secs(3);
 
 /// What the leader sees.
 pub(super) struct View<'a> {
     pub(super) me: PeerId,
     pub(super) controllers: &'a OrdMap<PeerId, Arc<ControllerInfo>>,
     pub(super) raft: &'a RaftStatus,
-    /// How long each other voter was not heard.
+    /// How long each other member was not heard, where that is known.
     pub(super) silent: &'a BTreeMap<PeerId, Duration>,
+    /// What was committed a moment ago. Who has that is caught up, however fast the log grows.
+    pub(super) settled: u64,
     pub(super) announced: &'a BTreeMap<PeerId, Announced>,
     pub(super) replace_after: Option<Duration>,
 }
@@ -41,6 +43,7 @@ pub(super) fn next(view: &View) -> Option<Move> {
         return None;
     }
     view.moved()
+        .or_else(|| view.reported())
         .or_else(|| view.gone())
         .or_else(|| view.newcomer())
         .or_else(|| view.change_of_votes())
@@ -61,7 +64,8 @@ impl View<'_> {
         self.controllers.values().find_map(|known| {
             let said = self.announced.get(&known.id)?;
             let address = if said.address.is_empty() { &known.address } else { &said.address };
-            if *address == known.address && said.release == known.release {
+            let same = *address == known.address && said.release == known.release && said.protocol == known.protocol;
+            if same {
                 return None;
             }
             Some(Move::Propose(Command::PutController {
@@ -69,8 +73,19 @@ impl View<'_> {
                 name: known.name.clone(),
                 address: address.clone(),
                 release: said.release.clone(),
+                protocol: said.protocol,
                 spare: known.spare,
             }))
+        })
+    }
+
+    /// A controller fell silent, or is heard again.
+    fn reported(&self) -> Option<Move> {
+        self.controllers.values().find_map(|known| {
+            let silence = if known.id == self.me { Duration::ZERO } else { *self.silent.get(&known.id)? };
+            let silent = silence >= SILENT;
+            (silent != known.silent_since.is_some())
+                .then_some(Move::Propose(Command::SetControllerSilent { id: known.id, silent }))
         })
     }
 
@@ -88,9 +103,10 @@ impl View<'_> {
     }
 
     fn is_caught_up(&self, peer: PeerId) -> bool {
-        self.raft.progress.get(&peer).is_some_and(|progress| {
-            progress.active && !progress.snapshotting && progress.matched + CAUGHT_UP >= self.raft.commit
-        })
+        self.raft
+            .progress
+            .get(&peer)
+            .is_some_and(|progress| progress.active && !progress.snapshotting && progress.matched >= self.settled)
     }
 
     /// Votes given and taken, in one step: a spare that stands in has its vote when the other one loses it.
@@ -157,6 +173,17 @@ impl View<'_> {
     }
 }
 
+impl Move {
+    /// A person should look into it.
+    pub(super) fn is_grave(&self) -> bool {
+        match self {
+            Self::Propose(Command::SetControllerSilent { silent, .. }) => *silent,
+            Self::Propose(Command::SetSpares { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -176,6 +203,8 @@ impl fmt::Display for Move {
             Self::Propose(Command::PutController { name, address, .. }) => {
                 write!(f, "note that {name} is at {address}")
             }
+            Self::Propose(Command::SetControllerSilent { id, silent: true }) => write!(f, "report that {id} is silent"),
+            Self::Propose(Command::SetControllerSilent { id, .. }) => write!(f, "report that {id} answers again"),
             Self::Propose(Command::RemoveController { id }) => write!(f, "forget {id}"),
             Self::Propose(Command::SetSpares { .. }) => f.write_str("let a spare stand in for a dead voter"),
             Self::Propose(_) => f.write_str("write it down"),

@@ -48,8 +48,10 @@ impl Cluster {
             name: format!("c{id}").parse().expect("a name"),
             address: format!("10.0.0.{id}:7640"),
             release: "1".to_owned(),
+            protocol: 1,
             spare,
             leaving: false,
+            silent_since: None,
             joined: Timestamp(0),
         };
         self.controllers.insert(PeerId(id), Arc::new(info));
@@ -75,6 +77,7 @@ impl Cluster {
             controllers: &self.controllers,
             raft: &self.raft,
             silent: &self.silent,
+            settled: 900,
             announced: &self.announced,
             replace_after: Some(Duration::from_secs(60)),
         })
@@ -115,6 +118,7 @@ fn a_spare_gets_no_vote_before_one_is_dead() {
     let mut cluster = Cluster::new();
     cluster.learner(4, true, 1000);
     assert_eq!(cluster.next(), None);
+    cluster.edit(3, |info| info.silent_since = Some(Timestamp(1)));
     cluster.silent.insert(PeerId(3), Duration::from_secs(59));
     assert_eq!(cluster.next(), None, "not yet");
     cluster.silent.insert(PeerId(3), Duration::from_secs(60));
@@ -132,6 +136,7 @@ fn a_spare_gets_no_vote_before_one_is_dead() {
 fn a_spare_that_lags_stands_in_for_nobody() {
     let mut cluster = Cluster::new();
     cluster.learner(4, true, 10);
+    cluster.edit(3, |info| info.silent_since = Some(Timestamp(1)));
     cluster.silent.insert(PeerId(3), Duration::from_secs(3600));
     assert_eq!(cluster.next(), None);
 }
@@ -174,13 +179,34 @@ fn who_is_unknown_is_taken_out() {
 #[test]
 fn another_address_or_release_is_written_down() {
     let mut cluster = Cluster::new();
-    let same = Announced { address: String::new(), release: "1".to_owned() };
+    let same = Announced { address: String::new(), release: "1".to_owned(), protocol: 1 };
     cluster.announced.insert(PeerId(2), same);
     assert_eq!(cluster.next(), None, "it said nothing of where it is");
-    let moved = Announced { address: "10.0.0.9:7640".to_owned(), release: "2".to_owned() };
+    let moved = Announced { address: "10.0.0.9:7640".to_owned(), release: "2".to_owned(), protocol: 2 };
     cluster.announced.insert(PeerId(2), moved);
-    let Some(Move::Propose(Command::PutController { id, address, release, .. })) = cluster.next() else {
+    let Some(Move::Propose(Command::PutController { id, address, release, protocol, .. })) = cluster.next() else {
         panic!("{:?}", cluster.next());
     };
-    assert_eq!((id, address.as_str(), release.as_str()), (PeerId(2), "10.0.0.9:7640", "2"));
+    assert_eq!((id, address.as_str(), release.as_str(), protocol), (PeerId(2), "10.0.0.9:7640", "2", 2));
+}
+
+#[test]
+fn who_falls_silent_is_reported_and_who_answers_again() {
+    let report = |id, silent| Some(Move::Propose(Command::SetControllerSilent { id: PeerId(id), silent }));
+    let mut cluster = Cluster::new();
+    cluster.learner(4, true, 1000);
+    for id in [2, 4] {
+        cluster.silent.insert(PeerId(id), Duration::from_millis(2_999));
+        assert_eq!(cluster.next(), None);
+        cluster.silent.insert(PeerId(id), Duration::from_secs(3));
+        assert_eq!(cluster.next(), report(id, true));
+        cluster.edit(id, |info| info.silent_since = Some(Timestamp(1)));
+        assert_eq!(cluster.next(), None, "told once");
+        cluster.silent.insert(PeerId(id), Duration::ZERO);
+        assert_eq!(cluster.next(), report(id, false));
+        cluster.edit(id, |info| info.silent_since = None);
+    }
+    // It was written down while another one led.
+    cluster.edit(1, |info| info.silent_since = Some(Timestamp(1)));
+    assert_eq!(cluster.next(), report(1, false));
 }

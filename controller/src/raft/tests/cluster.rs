@@ -5,7 +5,7 @@ use roster_proto::id::{PeerId, Version};
 use super::{
     super::{
         Begin, Machine, MemberChange, OpenError, ProposeError, ReadError,
-        open::{recover_on, restore_to},
+        open::{Edit, recover_on, restore_to},
         reads::READ_TICKS,
     },
     Words,
@@ -334,13 +334,23 @@ fn the_last_one_goes_on_alone_once_recovered() {
     // A voter, and a learner.
     for peer in [2, 4] {
         let medium = peers.media[&peer].copy();
-        assert_eq!(recover_on::<Words, _>("simulated".as_ref(), medium.disk()).unwrap(), PeerId(peer));
+        let refused = recover_on::<Words, _>("simulated".as_ref(), medium.disk(), Box::new(|_, _, _| Err("no".into())));
+        assert!(matches!(refused, Err(OpenError::NotEdited { .. })), "{refused:?}");
+        let mut before = Version(0);
+        let edit = |words: &mut Words, me: PeerId, version: Version| {
+            before = version;
+            assert_eq!((me, words.0.len()), (PeerId(peer), 70), "refused before, nothing was changed");
+            words.0.pop_back();
+            Ok(Version(version.0 + 1_000))
+        };
+        let recovered = recover_on("simulated".as_ref(), medium.disk(), Box::new(edit)).unwrap();
+        assert_eq!(recovered, (PeerId(peer), Version(before.0 + 1_000)));
         let mut alone = Peers::one();
         alone.kill(1);
         alone.media.insert(peer, medium);
         alone.start(peer, Begin::Joining);
         assert_eq!(alone.leader(), peer);
-        assert_eq!(alone.list(peer).len(), 70);
+        assert_eq!(alone.list(peer).len(), 69);
         alone.say("on");
         // And it is a cluster that grows again.
         alone.join(9);
@@ -349,9 +359,10 @@ fn the_last_one_goes_on_alone_once_recovered() {
         alone.kill(peer);
         alone.start(peer, Begin::Joining);
         alone.elect();
-        assert_eq!(alone.assert_same().len(), 72);
+        assert_eq!(alone.assert_same().len(), 71);
     }
-    let empty = recover_on::<Words, _>("simulated".as_ref(), super::sim_disk::Medium::default().disk());
+    let unchanged: Edit<Words> = Box::new(|_, _, version| Ok(version));
+    let empty = recover_on("simulated".as_ref(), super::sim_disk::Medium::default().disk(), unchanged);
     assert!(matches!(empty, Err(OpenError::Nothing { .. })), "{empty:?}");
 }
 

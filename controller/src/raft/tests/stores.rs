@@ -248,7 +248,8 @@ async fn the_last_store_is_recovered_and_goes_on_alone() {
         cluster.stop(peer).await;
     }
     let path = cluster.path(3);
-    assert_eq!(recover::<Words>(&path).unwrap(), PeerId(3));
+    let (recovered, _) = recover::<Words>(&path, Box::new(|_, _, version| Ok(version))).unwrap();
+    assert_eq!(recovered, PeerId(3));
     let begun = std::time::Instant::now();
     cluster.open(3, Begin::Joining).await;
     // Without an election timeout.

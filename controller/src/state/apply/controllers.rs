@@ -22,10 +22,11 @@ impl Edit<'_> {
         name: &ControllerName,
         address: &str,
         release: &str,
+        protocol: u32,
         spare: bool,
     ) -> Result<(), Refusal> {
         if let Some(before) = self.state.controllers.get(&id).cloned() {
-            return self.move_controller(&before, address, release);
+            return self.move_controller(&before, address, release, protocol);
         }
         if let Some(holder) = self.state.controller_named(name) {
             return Err(Refusal::ControllerExists { name: name.clone(), id: holder.id });
@@ -39,18 +40,27 @@ impl Edit<'_> {
             name: name.clone(),
             address: address.to_owned(),
             release: release.to_owned(),
+            protocol,
             spare,
             leaving: false,
+            silent_since: None,
             joined: self.at,
         });
         self.tell_controller(name, || format!("controller {name} joins"));
         Ok(())
     }
 
-    fn move_controller(&mut self, before: &ControllerInfo, address: &str, release: &str) -> Result<(), Refusal> {
+    fn move_controller(
+        &mut self,
+        before: &ControllerInfo,
+        address: &str,
+        release: &str,
+        protocol: u32,
+    ) -> Result<(), Refusal> {
         let mut next = before.clone();
         next.address = address.to_owned();
         next.release = release.to_owned();
+        next.protocol = protocol;
         if next == *before {
             return Ok(());
         }
@@ -62,6 +72,20 @@ impl Edit<'_> {
             self.tell_controller(name, || format!("controller {name} runs {release}, before {}", before.release));
         }
         self.set_controller(next);
+        Ok(())
+    }
+
+    pub(super) fn set_controller_silent(&mut self, id: PeerId, silent: bool) -> Result<(), Refusal> {
+        let before = self.state.controllers.get(&id).cloned().ok_or(Refusal::NoSuchController(id))?;
+        if before.silent_since.is_some() == silent {
+            return Ok(());
+        }
+        let silent_since = silent.then_some(self.at);
+        self.set_controller(ControllerInfo { silent_since, ..ControllerInfo::clone(&before) });
+        self.tell_controller(&before.name, || match silent {
+            true => format!("controller {} does not answer", before.name),
+            false => format!("controller {} answers again", before.name),
+        });
         Ok(())
     }
 

@@ -163,7 +163,7 @@ impl Edit<'_> {
         if !known && self.state.security.revoked.len() >= MAX_REVOKED {
             let text = format!(
                 "{MAX_REVOKED} removed members are remembered, and {holder} would be one more: `rctl cluster \
-                 rotate-authority` lets the cluster forget them"
+                 rotate-ca` lets the cluster forget them"
             );
             return Err(Refusal::Limit(text));
         }

@@ -42,6 +42,7 @@ fn controller(id: u64, name: &str) -> Command {
         name: name.parse().expect("a controller's name"),
         address: format!("10.0.0.{id}:7640"),
         release: "0.1.0".to_owned(),
+        protocol: 1,
         spare: false,
     }
 }

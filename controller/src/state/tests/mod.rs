@@ -17,6 +17,7 @@ use super::{
 use crate::plan::plan;
 
 mod cluster;
+mod controllers;
 
 fn id(name: &str) -> ServiceId {
     format!("s/{name}").parse().expect("a service id")

@@ -1,14 +1,18 @@
 //! `cluster backup` and `cluster restore`: bytes between a file and the cluster.
 
-use std::path::Path;
+use std::{fmt::Write, path::Path};
 
 use futures::StreamExt;
-use roster_proto::wire::{self, cluster_client::ClusterClient};
+use roster_proto::{
+    time::Timestamp,
+    wire::{self, cluster_client::ClusterClient},
+};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
 use super::super::write_out;
 use crate::{
+    cli::Restore,
     client::{self, Transport, Wishes},
     error::{Ending, Error},
     render::list::bytes,
@@ -78,7 +82,9 @@ async fn copy(
     if size == 0 { Err(Error::Refused("the controller sent an empty backup".to_owned())) } else { Ok(size) }
 }
 
-pub(super) async fn restore(file: &Path, wishes: &Wishes) -> Result<Ending, Error> {
+pub(super) async fn restore(args: Restore, wishes: &Wishes) -> Result<Ending, Error> {
+    let Restore { file, force, advertise, name } = args;
+    let file = file.as_path();
     let archive: Box<dyn AsyncRead + Send + Unpin> = match file == Path::new("-") {
         true => Box::new(tokio::io::stdin()),
         false => {
@@ -90,7 +96,7 @@ pub(super) async fn restore(file: &Path, wishes: &Wishes) -> Result<Ending, Erro
     let mut tell = Some(tell);
     let pieces = ReaderStream::with_capacity(archive, CHUNK)
         .map(move |chunk| match chunk {
-            Ok(data) => Some(wire::Piece { data }),
+            Ok(data) => Some(wire::RestoreRequest { data, ..Default::default() }),
             Err(error) => {
                 if let Some(tell) = tell.take() {
                     // Nobody listens any more only when the call has failed already.
@@ -101,16 +107,41 @@ pub(super) async fn restore(file: &Path, wishes: &Wishes) -> Result<Ending, Erro
         })
         .take_while(|piece| std::future::ready(piece.is_some()))
         .filter_map(std::future::ready);
-    let answer = client::local(wishes).await?.restore(pieces).await;
+    let first = wire::RestoreRequest {
+        force,
+        name: name.unwrap_or_default(),
+        address: advertise.unwrap_or_default(),
+        ..Default::default()
+    };
+    let parts = futures::stream::once(std::future::ready(first)).chain(pieces);
+    let answer = client::local(wishes).await?.restore(parts).await;
     // Why the file could not be read matters more than what the controller made of its end.
     if let Ok(error) = failure.await {
         return Err(Error::io(format!("cannot read {}", file.display()), error));
     }
-    let wire::RestoreResponse { cluster, version } = answer?.into_inner();
-    let cluster = if cluster.is_empty() { "The state".to_owned() } else { format!("Cluster {cluster}") };
-    write_out(&format!(
-        "{cluster} goes on from version {version}, with this host's controller as the only one. Make tokens for the \
-         others with `rctl token create --role controller`.\n"
-    ))?;
+    let told = answer?.into_inner();
+    let mut out = format!(
+        "Cluster {} goes on from the backup of {} (by release {}): {} and {}. This host's controller is its only one, at \
+         version {}.\n",
+        told.cluster,
+        Timestamp(told.backed_up_at),
+        told.release,
+        counted(told.services, "service"),
+        counted(told.nodes, "node"),
+        told.version,
+    );
+    if !told.forgotten.is_empty() {
+        let _ = writeln!(
+            out,
+            "The controllers of then ({}) are forgotten. Empty them before they join anew (`rctl cluster leave --force` \
+             there): none may go on with its old data. `rctl token create --role controller` lets them join.",
+            told.forgotten.join(", ")
+        );
+    }
+    write_out(&out)?;
     Ok(Ending::Done)
+}
+
+fn counted(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

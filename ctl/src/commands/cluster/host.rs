@@ -103,7 +103,9 @@ async fn enroll_agent(token: &Token, node: &NodeId, data: &Path) -> Result<(), E
         release: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     };
-    let identity = roster_tls::enroll(token, request).await.map_err(|error| match error {
+    // Kept, so that a call that is cut off can be made again: for another key the name would be taken.
+    let key = directory.key_to_join(&token.cluster, node.as_str()).map_err(|error| Error::Usage(told(&error)))?;
+    let identity = roster_tls::enroll_with(key, token, request).await.map_err(|error| match error {
         roster_tls::EnrollError::Refused(status) => status.into(),
         other => Error::Refused(told(&other)),
     })?;

@@ -25,7 +25,7 @@ pub(super) async fn run(args: Cluster, wishes: &Wishes) -> Result<Ending, Error>
         Cluster::Init(args) => host::init(args, wishes).await,
         Cluster::Join(args) => host::join(args, wishes).await,
         Cluster::Leave { force, sure } => host::leave(force, sure, wishes).await,
-        Cluster::Restore { file } => backup::restore(&file, wishes).await,
+        Cluster::Restore(args) => backup::restore(args, wishes).await,
         Cluster::Recover { lost, sure } => host::recover(lost, sure, wishes).await,
         Cluster::Backup { file } => backup::backup(&file, &mut client::cluster(wishes).await?).await,
         Cluster::Promote(args) => {
