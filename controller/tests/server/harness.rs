@@ -165,7 +165,11 @@ pub(crate) struct Agent {
 impl Agent {
     /// Connects and waits for its whole set. Sends no heartbeats of its own.
     pub(crate) async fn join(controller: &Controller, node: &str) -> Self {
-        let mut dispatch = DispatchClient::new(controller.connect().await);
+        Self::join_by(controller.connect().await, node).await
+    }
+
+    pub(crate) async fn join_by(channel: Channel, node: &str) -> Self {
+        let mut dispatch = DispatchClient::new(channel);
         let (messages, stream) = mpsc::channel(16);
         send(&messages, wire::agent_message::Message::Hello(hello(node))).await;
         let session = dispatch.session(ReceiverStream::new(stream)).await.expect("a session").into_inner();
