@@ -35,19 +35,21 @@ pub(super) fn tend(draft: &mut Draft) {
     let mut leaving = Leaving::off(draft, &nodes);
     for (id, tasks) in staying {
         let Some(service) = draft.state.services.get(&id).cloned() else { continue };
-        let at_once = match service.spec.update.parallelism {
-            0 => usize::MAX,
-            most => usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(in_motion(&draft.state, &service)),
-        };
         let wanted = Wanted::of(&draft.state, &service);
         let movable = |task: &&Arc<Task>| matches!(task.slot, Slot::Replica(_)) && wanted.contains(&task.slot);
-        let mut moved = 0;
+        let at_once = match service.spec.update.parallelism {
+            0 => usize::MAX,
+            most => usize::try_from(most).unwrap_or(usize::MAX),
+        };
+        let mut moving = in_motion(&draft.state, &service, &wanted);
         for task in tasks.iter().filter(movable) {
             if draft.full() {
                 return;
             }
-            if moved < at_once && leaving.send(draft, &service, task) {
-                moved += 1;
+            if has_failed_elsewhere(&draft.state, task) {
+                slot::refill(draft, &service, &task.slot);
+            } else if moving < at_once && leaving.send(draft, &service, task) {
+                moving += 1;
             }
         }
     }
@@ -84,12 +86,6 @@ impl Leaving {
     }
 
     fn start_beside(&mut self, draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
-        let newest = draft.state.newest_task(&service.id, &task.slot);
-        if newest.is_some_and(|newest| newest.id != task.id) {
-            // Another was started beside it, and ended.
-            slot::refill(draft, service, &task.slot);
-            return true;
-        }
         if !self.set_aside(service, task) {
             return false;
         }
@@ -121,16 +117,22 @@ fn stays(state: &ClusterState, task: &Task) -> bool {
         && state.tasks_in(&task.service, &task.slot).filter(|other| !other.status.state.is_terminal()).count() == 1
 }
 
-/// Slots of the service that have left their node and are not up again elsewhere. One whose task failed there counts
+/// Another was started beside it, and ended. That one's restart policy says when the next one is.
+fn has_failed_elsewhere(state: &ClusterState, task: &Task) -> bool {
+    state.newest_task(&task.service, &task.slot).is_some_and(|newest| newest.id != task.id)
+}
+
+/// Slots of the service that are leaving their node and are not up again elsewhere. One whose task failed there counts
 /// no more: it must not keep its siblings on a node that people want empty.
-fn in_motion(state: &ClusterState, service: &Service) -> usize {
-    let moved = |task: &Task| task.desired == Desired::Stop(StopReason::Moved);
+fn in_motion(state: &ClusterState, service: &Service, wanted: &Wanted) -> usize {
+    let moves =
+        |task: &Task| task.desired == Desired::Stop(StopReason::Moved) && task.status.state != TaskState::Orphaned;
     let moving = |slot: &&Slot| {
         let Some(task) = state.newest_task(&service.id, slot) else { return false };
-        let came = task.replaces.as_ref().and_then(|before| state.tasks.get(before));
-        let beside = came.is_some_and(|before| before.desired == Desired::Run && !before.status.state.is_terminal());
-        let starts = task.status.state < TaskState::Running;
-        moved(task) || (starts && (beside || came.is_some_and(|before| moved(before))))
+        let before = task.replaces.as_ref().and_then(|before| state.tasks.get(before));
+        let beside = |before: &Arc<Task>| before.desired == Desired::Run && !before.status.state.is_terminal();
+        let starts = !task.status.state.is_terminal() && !task.is_up();
+        moves(task) || starts && before.is_some_and(|before| beside(before) || moves(before))
     };
-    state.slots_of(&service.id).filter(moving).count()
+    state.slots_of(&service.id).filter(|slot| wanted.contains(slot)).filter(moving).count()
 }
