@@ -4,9 +4,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use roster_proto::id::{InvalidId, NodeId};
+use roster_tls::IdentityError;
 
 use crate::{
     capacity::{self, CapacityError},
+    membership,
     network::Subnet,
     telemetry::LogFormat,
 };
@@ -16,9 +18,13 @@ use crate::{
 /// The agent connects to the controller, receives everything this host should run, and makes the kernel match it:
 /// it fetches images, starts and stops containers, probes their health, publishes their ports, and reports back.
 ///
+/// A host that has joined a cluster (`rctl cluster join TOKEN --agent`, at any time) speaks to the cluster's controllers
+/// by TLS, follows whichever of them leads, and renews its certificate by itself. Until then the agent speaks to the
+/// controller of this machine.
+///
 /// Containers outlive it. When it stops or crashes they run on, and the next agent with the same directories takes
-/// them back. While no controller answers, it goes on with the last set it was given. To end everything it started,
-/// run `roster-agent clean`.
+/// them back. While no controller answers, it goes on with the last set it was given; only singletons end then, as soon
+/// as the leader may count them as lost. To end everything it started, run `roster-agent clean`.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "roster-agent", version, max_term_width = 100, after_long_help = EXAMPLES)]
 pub struct Cli {
@@ -51,7 +57,7 @@ pub enum Command {
     /// Give it the same flags as the agent. Refuses to run beside a running agent, which would start everything anew.
     /// Goes on past what it cannot remove and lists it at the end.
     Clean {
-        /// Remove the data directory too: images, logs and the ledger
+        /// Remove the data directory too: images, logs, the ledger and the node's certificate
         #[arg(long)]
         purge: bool,
         /// Seconds between the stop signal and SIGKILL
@@ -62,13 +68,15 @@ pub enum Command {
 
 #[derive(Clone, Debug, Args)]
 pub struct Flags {
-    /// This host's name in the cluster [default: the host name]
+    /// This host's name in the cluster [default: as in its certificate, else the host name]
     ///
     /// Must be unique and stay the same over restarts.
     #[arg(long, global = true, env = "ROSTER_NODE", value_name = "NAME")]
     pub node: Option<NodeId>,
 
-    /// Where the controller listens: unix:///PATH or http://ADDRESS:PORT on loopback
+    /// Where this machine's controller listens: unix:///PATH or http://ADDRESS:PORT on loopback
+    ///
+    /// For a host that has joined no cluster; one that has knows its controllers.
     #[arg(
         long,
         global = true,
@@ -79,7 +87,7 @@ pub struct Flags {
     )]
     pub controller: String,
 
-    /// Images, logs and the ledger; must survive reboots
+    /// Images, logs, the ledger and the certificate; must survive reboots
     #[arg(long, global = true, env = "ROSTER_DATA_DIR", value_name = "DIR", default_value = "/var/lib/roster/agent")]
     pub data_dir: PathBuf,
 
@@ -135,7 +143,7 @@ pub struct Config {
     pub node: NodeId,
     /// `unix:///path` or `http://address:port`.
     pub controller: String,
-    /// Holds the directory `ledger`.
+    /// Holds the directories `ledger` and `identity`.
     pub data_dir: PathBuf,
     pub labels: BTreeMap<String, String>,
     /// Left out of the host's addresses.
@@ -150,13 +158,27 @@ pub enum ConfigError {
     Capacity(#[from] CapacityError),
     #[error("the host name does not make a node name: {0}; give one with --node")]
     Node(#[from] InvalidId),
+    #[error("cannot use this node's identity")]
+    Identity(#[from] IdentityError),
+    #[error(
+        "this host has joined its cluster as node {certified}: leave out --node {asked}, or join again with --node {asked}"
+    )]
+    OtherNode { certified: String, asked: NodeId },
 }
 
 impl Flags {
     pub fn config(&self) -> Result<Config, ConfigError> {
-        let node = match &self.node {
-            Some(node) => node.clone(),
-            None => NodeId::new(capacity::default_node_name()?)?,
+        let certified = match membership::directory(&self.data_dir).load()? {
+            Some(identity) => Some(identity.subject()?.name),
+            None => None,
+        };
+        let node = match (&self.node, certified) {
+            (Some(asked), Some(certified)) if asked.as_str() != certified => {
+                return Err(ConfigError::OtherNode { certified, asked: asked.clone() });
+            }
+            (Some(node), _) => node.clone(),
+            (None, Some(certified)) => NodeId::new(certified)?,
+            (None, None) => NodeId::new(capacity::default_node_name()?)?,
         };
         Ok(Config {
             node,
@@ -259,6 +281,20 @@ mod tests {
         assert!(matches!(cli.command, Some(Command::Clean { purge: true, grace: 2 })));
         assert_eq!(cli.flags.metrics, Metrics(None));
         assert_eq!(cli.flags.config().unwrap().node.as_str(), "a");
+    }
+
+    #[test]
+    fn a_host_that_has_joined_keeps_its_name() {
+        let data = tempfile::tempdir().unwrap();
+        let identity = crate::tests::certified("vm7");
+        let flags = ["--data-dir", data.path().to_str().unwrap()];
+        let config = |more: &[&str]| parse(&[&flags, more].concat()).unwrap().flags.config();
+        assert_eq!(config(&["--node", "vm1"]).unwrap().node.as_str(), "vm1");
+        membership::directory(data.path()).save(&identity).unwrap();
+        assert_eq!(config(&[]).unwrap().node.as_str(), "vm7");
+        assert_eq!(config(&["--node", "vm7"]).unwrap().node.as_str(), "vm7");
+        let error = config(&["--node", "vm1"]).unwrap_err().to_string();
+        assert!(error.contains("as node vm7") && error.contains("--node vm1"), "{error}");
     }
 
     #[test]

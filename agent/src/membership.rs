@@ -36,7 +36,7 @@ pub enum MembershipError {
     Tls(#[from] TlsError),
     #[error(
         "the certificate is for node {certified}, but this agent runs as node {own}: start it with --node {certified}, or \
-         join again with --name {own}"
+         join again with --node {own}"
     )]
     OtherNode { certified: String, own: NodeId },
 }

@@ -30,6 +30,11 @@ pub(crate) fn id(name: &str) -> TaskId {
     TaskId::new(name).unwrap()
 }
 
+/// What a node of that name holds who has joined some cluster.
+pub(crate) fn certified(node: &str) -> roster_tls::Identity {
+    cluster::identity(&cluster::authority(), roster_tls::Role::Agent, node, Duration::ZERO)
+}
+
 /// A test's directory, host and controller. The agent comes and goes.
 struct Bench {
     directory: tempfile::TempDir,

@@ -35,7 +35,7 @@ fn what_is_on_disk_counts_whenever_it_comes_and_goes() {
 
     directory(data.path()).save(&identity(&[&authority], "vm2")).unwrap();
     let error = membership.look().unwrap_err().to_string();
-    assert!(error.contains("--node vm2") && error.contains("--name vm1"), "{error}");
+    assert!(error.contains("--node vm2") && error.contains("--node vm1"), "{error}");
     std::fs::write(directory(data.path()).path(), "{").unwrap();
     let error = membership.look().unwrap_err().to_string();
     assert!(error.contains("is damaged") && error.contains("join again"), "{error}");

@@ -143,3 +143,23 @@ async fn a_singleton_ends_also_when_its_agent_is_stopped_or_dead() {
         host.containers.remove(&task("one")).await.expect("removed");
     }
 }
+
+/// As on a host that slept: what counts is when the lease was over, not when the shim came to see it.
+#[tokio::test]
+async fn a_shim_that_comes_late_kills_at_once() {
+    let host = Host::new();
+    let grace = Duration::from_millis(300);
+    let over = extend(&host);
+    let spec =
+        TaskSpec { stop_grace_period: grace, ..singleton("trap 'echo told' TERM; while :; do sleep 0.01; done") };
+    let started = host.start("one", spec).await.expect("runs");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", started.pid)).expect("status");
+    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).expect("parent").parse().expect("pid");
+    kill(Pid::from_raw(shim), Signal::SIGSTOP).expect("stopped");
+    tokio::time::sleep_until((over + 2 * grace).into()).await;
+    assert!(matches!(host.phase("one"), Some(Phase::Running(_))), "nobody ends it meanwhile");
+    kill(Pid::from_raw(shim), Signal::SIGCONT).expect("woken");
+    let woken = Instant::now();
+    assert_eq!(host.ended("one").await.how, Exit::LeaseLost);
+    assert!(woken.elapsed() < LATE, "{:?}", woken.elapsed());
+}

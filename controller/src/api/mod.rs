@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use roster_proto::{
     call,
-    id::{ServiceId, StackName, Version},
+    id::{NodeId, ServiceId, StackName, Version},
     spec::StackSpec,
     wire::{self, control_server::Control},
 };
@@ -31,12 +31,15 @@ use crate::{
     dispatch::broker::Broker,
     forward::request_id,
     plan::preview,
-    state::{ClusterState, command::Command},
+    state::{ClusterState, MAX_NODE_LABELS, command::Command},
     status::{invalid_id, malformed},
 };
 
 /// Messages of one stream waiting for its caller to read them.
 const STREAM_QUEUE: usize = 4;
+
+/// As many can be put and as many removed.
+const MAX_LABELS_CHANGED: usize = 2 * MAX_NODE_LABELS;
 
 /// The gRPC service.
 #[derive(Clone, Debug)]
@@ -164,16 +167,32 @@ impl Control for Api {
         Ok(Response::new(wire::ListNodesResponse { nodes, version: state.version.0 }))
     }
 
-    async fn set_availability(&self, _request: Request<wire::SetAvailabilityRequest>) -> Reply<wire::ChangeResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn set_availability(&self, request: Request<wire::SetAvailabilityRequest>) -> Reply<wire::ChangeResponse> {
+        let id = request_id(&request)?;
+        let request = request.into_inner();
+        let availability = request.availability().try_into().map_err(malformed)?;
+        let node = NodeId::new(request.node).map_err(invalid_id)?;
+        self.change(id, Command::SetAvailability { node, availability }).await
     }
 
-    async fn set_node_labels(&self, _request: Request<wire::SetNodeLabelsRequest>) -> Reply<wire::ChangeResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn set_node_labels(&self, request: Request<wire::SetNodeLabelsRequest>) -> Reply<wire::ChangeResponse> {
+        let id = request_id(&request)?;
+        let wire::SetNodeLabelsRequest { node, put, remove } = request.into_inner();
+        let node = NodeId::new(node).map_err(invalid_id)?;
+        if put.is_empty() && remove.is_empty() {
+            return Err(Status::invalid_argument("name at least one label to set or to remove"));
+        }
+        if put.len() + remove.len() > MAX_LABELS_CHANGED {
+            return Err(Status::invalid_argument(format!("up to {MAX_LABELS_CHANGED} labels can be changed at once")));
+        }
+        self.change(id, Command::SetNodeLabels { node, put: put.into_iter().collect(), remove }).await
     }
 
-    async fn remove_node(&self, _request: Request<wire::RemoveNodeRequest>) -> Reply<wire::ChangeResponse> {
-        Err(Status::unimplemented("not yet"))
+    async fn remove_node(&self, request: Request<wire::RemoveNodeRequest>) -> Reply<wire::ChangeResponse> {
+        let id = request_id(&request)?;
+        let wire::RemoveNodeRequest { node, force } = request.into_inner();
+        let node = NodeId::new(node).map_err(invalid_id)?;
+        self.change(id, Command::RemoveNode { node, force }).await
     }
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {

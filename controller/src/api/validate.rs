@@ -9,7 +9,7 @@ use roster_proto::{
     id::{ServiceName, StackName},
     spec::{
         HealthTest, Healthcheck, Mode, Mount, NetworkMode, Port, Resources, RestartPolicy, ServiceSpec, StackSpec,
-        TaskSpec,
+        TaskSpec, UpdateOrder,
     },
 };
 
@@ -99,6 +99,17 @@ impl Problems {
         self.pairs(&at("deploy.labels"), &service.labels);
         self.pairs(&at("x-*"), &service.extensions);
         self.task(name, &service.task);
+        if service.task.singleton {
+            self.singleton(&at("x-singleton"), service);
+        }
+    }
+
+    /// Never two of it at once.
+    fn singleton(&mut self, at: &str, service: &ServiceSpec) {
+        let one = matches!(service.mode, Mode::Replicated { replicas: 0 | 1 });
+        self.require(one, at, || "cannot be with more than one replica, nor in global mode".to_owned());
+        let stops_first = service.update.order == UpdateOrder::StopFirst;
+        self.require(stops_first, at, || "cannot be updated start-first: two would run at once".to_owned());
     }
 
     fn restart(&mut self, at: &str, policy: &RestartPolicy) {

@@ -12,7 +12,7 @@ use roster_proto::{
     AGENT_PROTOCOLS,
     assignment::AssignmentSet,
     convert::ConvertError,
-    id::{NodeId, PeerId},
+    id::{NodeId, PeerId, Version},
     node::{NodeDescription, NodeState},
     task::TaskReport,
     wire,
@@ -159,12 +159,11 @@ async fn receive(
             .map_err(|_| Status::deadline_exceeded("no heartbeat came in time: connect again"))??;
         let Some(message) = message else { return Ok(()) };
         dispatcher.liveness.heard(node);
-        if dispatcher.cluster.read().nodes.get(node).is_some_and(|node| node.state == NodeState::Down) {
-            dispatcher.liveness.recheck();
-        }
         match message.message {
             Some(wire::agent_message::Message::Heartbeat(beat)) => _ = beats.send_replace(beat.number),
-            Some(wire::agent_message::Message::Settled(_)) => {}
+            Some(wire::agent_message::Message::Settled(settled)) => {
+                settle(dispatcher, node, Version(settled.generation)).await?;
+            }
             Some(wire::agent_message::Message::Statuses(batch)) => {
                 let reports: Result<Vec<TaskReport>, ConvertError> =
                     batch.reports.into_iter().map(TaskReport::try_from).collect();
@@ -178,6 +177,14 @@ async fn receive(
             }
         }
     }
+}
+
+/// A node that was Down, or is new, has ended what it must no longer run.
+async fn settle(dispatcher: &Dispatcher, node: &NodeId, generation: Version) -> Result<(), Status> {
+    if !dispatcher.cluster.read().node_is_ready(node) {
+        dispatcher.cluster.change(Command::SettleNode { node: node.clone(), generation }).await?;
+    }
+    Ok(())
 }
 
 /// Answers heartbeats, and with them gives leases. Those that come while a round is under way share the next.
@@ -219,12 +226,18 @@ async fn report(
 async fn assign(dispatcher: &Dispatcher, session: &Session) -> Result<(), Status> {
     let mut states = dispatcher.cluster.watch();
     let mut sent: Option<AssignmentSet> = None;
-    let mut told = None;
+    let (mut told, mut seen) = (None, None);
     loop {
         let state = states.borrow_and_update().clone();
         let Some(node) = state.nodes.get(&session.node) else {
             return Err(Status::failed_precondition("this node was removed from the cluster"));
         };
+        let now = (node.state, node.since);
+        if node.state == NodeState::Down && seen.is_some_and(|seen| seen != now) {
+            // Settled is said once for each set: only a new session says it again.
+            return Err(Status::aborted("this node was not heard for too long and counts as Down: connect again"));
+        }
+        seen = Some(now);
         if sent.as_ref().is_none_or(|sent| sent.generation != node.generation) {
             let next = state.assignment_set(&session.node);
             let message = match &sent {

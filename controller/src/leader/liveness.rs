@@ -1,9 +1,10 @@
-//! Who was heard of when, and the loop that calls silent nodes Down.
+//! Who was heard of when, and the loop that calls silent nodes Down, and fenced once nothing can hold a lease there.
 //!
 //! Guarantees: a node is called Down only after it was silent for [`MISSED_HEARTBEATS`] whole periods in a row while
 //! this controller led and was itself running; a fresh leader, and one that was itself stopped for a while, gives every
-//! node that time anew. A node that is heard of again is Ready again. Absent: sessions; that one ended means nothing
-//! here.
+//! node that time anew, and the time until it is fenced as well. When most nodes fall silent at about the same time,
+//! they are called Down together, so that the brake engages before anything is moved. Absent: who is Ready, which a node
+//! becomes by settling; and sessions: that one ended means nothing here.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +17,7 @@ use roster_proto::{
     id::NodeId,
     node::{Node, NodeState},
 };
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use super::{Stopped, deposed, leads};
 use crate::{
@@ -28,6 +26,7 @@ use crate::{
     state::{
         ClusterState,
         command::{Command, Refusal},
+        too_many,
     },
     status::chain,
 };
@@ -35,16 +34,26 @@ use crate::{
 /// Before trying again to write down what could not be written.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Beyond a node's last lease and the longest time that a singleton may take to stop: for the clocks' different pace,
+/// and for the last processes to die.
+const FENCE_MARGIN: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct Liveness {
     period: Duration,
     heard: Mutex<BTreeMap<NodeId, Instant>>,
-    recheck: Notify,
+}
+
+/// A node as it is to be watched.
+struct Watched<'a> {
+    node: &'a Node,
+    /// The longest time that one of its singletons may take to stop once its lease is over.
+    longest_stop: Duration,
 }
 
 impl Liveness {
     pub fn new(period: Duration) -> Self {
-        Self { period, heard: Mutex::default(), recheck: Notify::new() }
+        Self { period, heard: Mutex::default() }
     }
 
     /// How often agents must let themselves be heard.
@@ -52,7 +61,7 @@ impl Liveness {
         self.period
     }
 
-    /// How long a node may stay silent.
+    /// How long a node may stay silent; also how long the lease is that each of its heartbeats is answered with.
     pub fn grace(&self) -> Duration {
         self.period * MISSED_HEARTBEATS
     }
@@ -66,11 +75,6 @@ impl Liveness {
                 heard.insert(node.clone(), now);
             }
         }
-    }
-
-    /// A node that counts as Down was heard of.
-    pub fn recheck(&self) {
-        self.recheck.notify_one();
     }
 
     /// For as long as the store runs, whenever this controller leads.
@@ -93,15 +97,14 @@ impl Liveness {
         let mut since = Instant::now();
         loop {
             let now = Instant::now();
-            let nodes = states.borrow_and_update().nodes.clone();
-            let Judgement { turned, next } = self.judge(nodes.values().map(AsRef::as_ref), since, now);
-            let failed = write_down(cluster, turned).await;
-            let next = if failed { Some(now + RETRY) } else { next };
+            let state = states.borrow_and_update().clone();
+            let watched = state.nodes.values().map(|node| Watched::of(&state, node));
+            let judgement = self.judge(watched, since, now);
+            let next = if write_down(cluster, &judgement).await { Some(now + RETRY) } else { judgement.next };
             tokio::select! {
                 () = sleep_until(next) => {}
-                () = self.recheck.notified() => {}
                 // A node that joined may have the nearest deadline.
-                turned = nodes_turned(&mut states, &nodes) => turned?,
+                turned = nodes_turned(&mut states, &state.nodes) => turned?,
             }
             // Woken long after the alarm: this process, not the nodes, was away.
             if next.is_some_and(|next| Instant::now() > next + self.period) {
@@ -111,31 +114,49 @@ impl Liveness {
         }
     }
 
-    /// Which nodes' states are no longer true at `now`, and when to look again. A node not heard of since `since`
-    /// counts as heard then.
-    fn judge<'a>(&self, nodes: impl Iterator<Item = &'a Node>, since: Instant, now: Instant) -> Judgement {
+    /// What is no longer true of the nodes (all, in order of their names) at `now`, and when to look again. A node not heard of since `since` counts as
+    /// heard then.
+    fn judge<'a>(&self, nodes: impl Iterator<Item = Watched<'a>>, since: Instant, now: Instant) -> Judgement {
+        let nodes: Vec<Watched<'_>> = nodes.collect();
         let mut heard = self.lock();
-        let mut judgement = Judgement { turned: Vec::new(), next: None };
-        for node in nodes {
-            let last = heard.get(&node.id).copied();
+        // Nodes that have just joined may not be in this state yet.
+        let known = |id: &NodeId| nodes.binary_search_by(|watched| watched.node.id.cmp(id)).is_ok();
+        heard.retain(|id, last| known(id) || *last + self.grace() > now);
+        let mut judgement = Judgement::default();
+        let mut deadlines = Vec::new();
+        for Watched { node, longest_stop } in nodes {
+            let last = heard.get(&node.id).map_or(since, |last| since.max(*last));
+            let deadline = last + self.grace();
             match node.state {
-                NodeState::Ready => {
-                    let deadline = last.map_or(since, |last| last.max(since)) + self.grace();
-                    if deadline <= now {
-                        judgement.turned.push((node.id.clone(), NodeState::Down));
-                    } else {
-                        judgement.next = Some(judgement.next.map_or(deadline, |next| next.min(deadline)));
-                    }
+                NodeState::Ready => deadlines.push((deadline, node.id.clone())),
+                NodeState::Down if node.fenced => {}
+                NodeState::Down if deadline + longest_stop + FENCE_MARGIN <= now => {
+                    judgement.fenced.push(node.id.clone());
                 }
-                NodeState::Down if last.is_some_and(|last| last + self.grace() > now) => {
-                    judgement.turned.push((node.id.clone(), NodeState::Ready));
-                }
-                NodeState::Down => {
-                    heard.remove(&node.id);
-                }
+                NodeState::Down => judgement.wake_at(deadline + longest_stop + FENCE_MARGIN),
             }
         }
+        drop(heard);
+        deadlines.sort();
+        self.judge_ready(&deadlines, now, &mut judgement);
         judgement
+    }
+
+    /// The deadlines are in order.
+    fn judge_ready(&self, deadlines: &[(Instant, NodeId)], now: Instant, judgement: &mut Judgement) {
+        let expired = deadlines.partition_point(|(deadline, _)| *deadline <= now);
+        if let Some((deadline, _)) = deadlines.get(expired) {
+            judgement.wake_at(*deadline);
+        }
+        let Some((first, _)) = deadlines.first().filter(|_| expired > 0) else { return };
+        // Silent for more than a heartbeat, and soon to be given up as well.
+        let suspects = deadlines.partition_point(|(deadline, _)| *deadline <= now + self.period);
+        let together = suspects > expired && too_many(suspects, deadlines.len() - suspects);
+        if together && now < *first + self.period {
+            judgement.wake_at(*first + self.period);
+            return;
+        }
+        judgement.down.extend(deadlines[..expired].iter().map(|(_, node)| node.clone()));
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Instant>> {
@@ -144,20 +165,44 @@ impl Liveness {
     }
 }
 
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Judgement {
-    turned: Vec<(NodeId, NodeState)>,
+    down: Vec<NodeId>,
+    fenced: Vec<NodeId>,
     next: Option<Instant>,
 }
 
+impl Judgement {
+    fn wake_at(&mut self, moment: Instant) {
+        self.next = Some(self.next.map_or(moment, |next| next.min(moment)));
+    }
+
+    fn commands(&self) -> impl Iterator<Item = Command> {
+        let down = (!self.down.is_empty()).then(|| Command::SetNodesDown { nodes: self.down.clone() });
+        let fenced = self.fenced.iter().map(|node| Command::SetNodeFenced { node: node.clone() });
+        down.into_iter().chain(fenced)
+    }
+}
+
+impl<'a> Watched<'a> {
+    fn of(state: &ClusterState, node: &'a Node) -> Self {
+        let specs = state.tasks_on(&node.id).filter_map(|task| state.task_spec(task));
+        let watched = || specs.filter(|spec| spec.singleton).map(|spec| spec.stop_grace_period).max();
+        // Asked only where it matters: a healthy node may have many tasks.
+        let unfenced = node.state == NodeState::Down && !node.fenced;
+        Self { node, longest_stop: unfenced.then(watched).flatten().unwrap_or_default() }
+    }
+}
+
 /// True when something could not be written and must be tried again.
-async fn write_down(cluster: &Cluster, turned: Vec<(NodeId, NodeState)>) -> bool {
+async fn write_down(cluster: &Cluster, judgement: &Judgement) -> bool {
     let mut failed = false;
-    for (node, state) in turned {
-        tracing::info!(%node, %state, "a node's state turns");
-        match cluster.change(Command::SetNodeState { node: node.clone(), state }).await {
+    for command in judgement.commands() {
+        tracing::info!(?command, "nodes have been silent for too long");
+        match cluster.change(command).await {
             Ok(_) | Err(ChangeError::Refused(Refusal::NoSuchNode(_))) => {}
             Err(error) => {
-                tracing::warn!(%node, %state, error = chain(&error), "cannot write down a node's state");
+                tracing::warn!(error = chain(&error), "cannot write down what became of silent nodes");
                 failed = true;
             }
         }
@@ -165,14 +210,16 @@ async fn write_down(cluster: &Cluster, turned: Vec<(NodeId, NodeState)>) -> bool
     failed
 }
 
-/// Returns once a node was added or removed, or one's state is another than `before`.
+/// Returns once a node was added or removed, or one is Ready, Down or fenced that was not so `before`.
 async fn nodes_turned(
     states: &mut watch::Receiver<Arc<ClusterState>>,
     before: &OrdMap<NodeId, Arc<Node>>,
 ) -> Result<(), Stopped> {
     let turned = |now: &OrdMap<NodeId, Arc<Node>>| {
-        !now.ptr_eq(before)
-            && !now.values().map(|node| (&node.id, node.state)).eq(before.values().map(|node| (&node.id, node.state)))
+        let facts = |nodes: &OrdMap<NodeId, Arc<Node>>| {
+            nodes.values().map(|node| (node.id.clone(), node.state, node.fenced)).collect::<Vec<_>>()
+        };
+        !now.ptr_eq(before) && facts(now) != facts(before)
     };
     states.wait_for(|state| turned(&state.nodes)).await.map(|_| ()).map_err(|_| Stopped)
 }
@@ -185,68 +232,4 @@ async fn sleep_until(moment: Option<Instant>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use roster_proto::{
-        id::Version,
-        node::{Availability, NodeDescription},
-        time::Timestamp,
-    };
-
-    use super::*;
-
-    const PERIOD: Duration = Duration::from_secs(1);
-
-    fn node(id: &str, state: NodeState) -> Node {
-        Node {
-            id: id.parse().expect("a name"),
-            description: NodeDescription::default(),
-            state,
-            availability: Availability::Active,
-            since: Timestamp(0),
-            generation: Version(0),
-            labels: [].into(),
-            fenced: false,
-        }
-    }
-
-    fn judge(liveness: &Liveness, nodes: &[Node], since: Instant) -> (Vec<(String, NodeState)>, Option<Duration>) {
-        let now = Instant::now();
-        let judgement = liveness.judge(nodes.iter(), since, now);
-        let turned = judgement.turned.into_iter().map(|(id, state)| (id.to_string(), state)).collect();
-        (turned, judgement.next.map(|next| next - now))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn three_missed_heartbeats_and_not_before() {
-        let (liveness, nodes) = (Liveness::new(PERIOD), [node("vm1", NodeState::Ready)]);
-        let since = Instant::now();
-        tokio::time::advance(Duration::from_secs(10)).await;
-        liveness.heard(&nodes[0].id);
-        tokio::time::advance(Duration::from_millis(2999)).await;
-        assert_eq!(judge(&liveness, &nodes, since), (vec![], Some(Duration::from_millis(1))));
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(judge(&liveness, &nodes, since).0, [("vm1".to_owned(), NodeState::Down)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_fresh_leader_gives_every_node_its_time() {
-        let (liveness, nodes) = (Liveness::new(PERIOD), [node("vm1", NodeState::Ready), node("vm2", NodeState::Ready)]);
-        liveness.heard(&nodes[0].id);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        let since = Instant::now();
-        assert_eq!(judge(&liveness, &nodes, since), (vec![], Some(3 * PERIOD)));
-        tokio::time::advance(3 * PERIOD).await;
-        assert_eq!(judge(&liveness, &nodes, since).0.len(), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_that_is_heard_of_again_is_ready() {
-        let (liveness, nodes) = (Liveness::new(PERIOD), [node("vm1", NodeState::Down)]);
-        let since = Instant::now();
-        assert_eq!(judge(&liveness, &nodes, since), (vec![], None));
-        liveness.heard(&nodes[0].id);
-        assert_eq!(judge(&liveness, &nodes, since).0, [("vm1".to_owned(), NodeState::Ready)]);
-        tokio::time::advance(3 * PERIOD).await;
-        assert_eq!(judge(&liveness, &nodes, since), (vec![], None), "heard of long ago");
-    }
-}
+mod tests;

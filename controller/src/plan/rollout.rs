@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use roster_proto::{
     id::Slot,
+    node::{Availability, NodeState},
     spec::UpdateOrder,
     task::{Desired, StopReason, Task, TaskState},
     time::Timestamp,
@@ -88,6 +89,14 @@ fn proven_at(state: &ClusterState, service: &Service, task: &Task, now: Timestam
     if task.attempt == 0 || good_at <= now { Ok(()) } else { Err(Some(good_at)) }
 }
 
+/// A task that is told to stop must be able to have a successor: one that is bound to its node has none on a node that
+/// takes no new tasks.
+fn can_be_replaced(state: &ClusterState, task: &Task) -> bool {
+    let Some(node) = task.node.as_ref().and_then(|node| state.nodes.get(node)) else { return false };
+    node.state == NodeState::Ready
+        && (matches!(task.slot, Slot::Replica(_)) || node.availability == Availability::Active)
+}
+
 fn up_since(task: &Task, now: Timestamp) -> Timestamp {
     task.status.since.min(now)
 }
@@ -99,7 +108,7 @@ pub(super) fn waits(state: &ClusterState, service: &Service, wanted: &Wanted, no
     let done = usize::try_from(total).unwrap_or(usize::MAX).saturating_sub(survey.outdated);
     let what = match survey.waits_for(service, now) {
         Some(hold) if survey.outdated > 0 => hold.what,
-        None if survey.outdated > survey.candidates.len() => "a node that no longer answers".to_owned(),
+        None if survey.outdated > survey.candidates.len() => "a node that is paused or no longer answers".to_owned(),
         _ => return None,
     };
     Some(format!("{done} of {total} updated, waits for {what}"))
@@ -132,7 +141,7 @@ impl Survey {
             self.hold(format!("{} to end", current.name()), None);
         } else if others_live {
             self.hold(format!("the task beside {} to end", current.name()), None);
-        } else if current.node.as_ref().is_some_and(|node| state.node_is_ready(node)) {
+        } else if can_be_replaced(state, current) {
             self.candidates.push(Arc::clone(current));
         }
     }

@@ -114,7 +114,8 @@ impl ClusterState {
             | Command::RemoveService { .. }
             | Command::Scale { .. }
             | Command::RegisterNode { .. }
-            | Command::SetNodeState { .. }
+            | Command::SetNodesDown { .. }
+            | Command::SettleNode { .. }
             | Command::SetAvailability { .. }
             | Command::SetNodeLabels { .. }
             | Command::RemoveNode { .. }
@@ -149,7 +150,11 @@ impl<'a> Edit<'a> {
             Command::RemoveService { service } => self.remove_service(service),
             Command::Scale { replicas } => self.scale(replicas),
             Command::RegisterNode { node, description } => self.register_node(node, description),
-            Command::SetNodeState { node, state } => self.set_node_state(node, *state),
+            Command::SetNodesDown { nodes } => {
+                self.set_nodes_down(nodes);
+                Ok(())
+            }
+            Command::SettleNode { node, generation } => self.settle_node(node, *generation),
             Command::Report { node, reports } => {
                 reports.iter().for_each(|report| self.report(node, report));
                 Ok(())

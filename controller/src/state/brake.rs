@@ -36,6 +36,6 @@ impl Brake {
 pub(super) type Departed = OrdMap<NodeId, Timestamp>;
 
 /// Whether so many nodes are gone, beside those that are Ready, that nothing should be moved.
-pub(super) fn too_many(gone: usize, ready: usize) -> bool {
+pub(crate) fn too_many(gone: usize, ready: usize) -> bool {
     gone >= 2 && gone > ready
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use roster_proto::{
     cause::Cause,
     id::{ClusterId, ControllerName, NodeId, PeerId, ServiceId, Slot, StackName, TaskId, Version},
-    node::{Availability, NodeDescription, NodeState},
+    node::{Availability, NodeDescription},
     spec::StackSpec,
     task::{StopReason, TaskReport},
     time::Timestamp,
@@ -49,13 +49,21 @@ pub enum Command {
     Scale {
         replicas: BTreeMap<ServiceId, u32>,
     },
+    /// A node that is Down, or new, is not Ready by that: it must settle first.
     RegisterNode {
         node: NodeId,
         description: NodeDescription,
     },
-    SetNodeState {
+    /// All at once: together they may engage the brake before anything is moved off one of them. Those that are
+    /// unknown or Down already are passed over.
+    SetNodesDown {
+        nodes: Vec<NodeId>,
+    },
+    /// What the node must no longer run by its set of this generation has ended: it is Ready, unless the set has
+    /// changed since.
+    SettleNode {
         node: NodeId,
-        state: NodeState,
+        generation: Version,
     },
     Report {
         node: NodeId,

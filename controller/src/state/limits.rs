@@ -11,7 +11,7 @@ pub const MAX_REPLICAS: u32 = 10_000;
 /// Replicas of all replicated services together.
 pub const MAX_WANTED: u64 = 50_000;
 
-pub const MAX_NODES: usize = 1_000;
+pub const MAX_NODES: usize = 5_000;
 
 pub const MAX_CONTROLLERS: usize = 16;
 /// Given by people, of one node.

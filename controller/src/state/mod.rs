@@ -34,7 +34,6 @@ use roster_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::ports::overlap;
 pub use self::{
     apply::Applied,
     brake::{Brake, WINDOW as BRAKE_WINDOW},
@@ -53,6 +52,7 @@ use self::{
     index::Index,
     requests::Requests,
 };
+pub(crate) use self::{brake::too_many, ports::overlap};
 
 /// Clones are cheap: a reader keeps a whole version while the log moves on.
 ///

@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use roster_controller::{Listeners, RunError, config::Config, run};
 use roster_proto::{
     assignment::AssignmentSet,
+    id::Version,
     spec::{ServiceSpec, StackSpec},
     task::{Desired, TaskReport, TaskState, TaskStatus},
     time::Timestamp,
@@ -152,6 +153,7 @@ pub(crate) fn converged(seen: &wire::WatchResponse) -> bool {
 pub(crate) struct Agent {
     pub(crate) dispatch: DispatchClient<Channel>,
     pub(crate) set: AssignmentSet,
+    settled: Version,
     pub(crate) heartbeat_period: Duration,
     pub(crate) requests: Vec<wire::Request>,
     pub(crate) cancelled: Vec<String>,
@@ -176,6 +178,7 @@ impl Agent {
         let mut agent = Self {
             dispatch,
             set: AssignmentSet::default(),
+            settled: Version(0),
             heartbeat_period: Duration::ZERO,
             requests: Vec::new(),
             cancelled: Vec::new(),
@@ -193,7 +196,15 @@ impl Agent {
             panic!("the whole set must come second");
         };
         agent.set = set.try_into().expect("a set");
+        agent.settle().await;
         agent
+    }
+
+    /// Says that it runs nothing that its set does not want.
+    pub(crate) async fn settle(&mut self) {
+        self.settled = self.set.generation;
+        let settled = wire::Settled { generation: self.set.generation.0 };
+        send(&self.messages, wire::agent_message::Message::Settled(settled)).await;
     }
 
     pub(crate) async fn receive(&mut self) -> Result<wire::ControllerMessage, Status> {
@@ -264,6 +275,9 @@ impl Agent {
         }
         if !reports.is_empty() {
             self.report(reports).await;
+        }
+        if self.settled != self.set.generation {
+            self.settle().await;
         }
     }
 

@@ -1,8 +1,6 @@
 //! One service: every key that is not a part of its own elsewhere.
 
-use std::collections::BTreeMap;
-
-use roster_proto::spec::{NetworkMode, STOP_GRACE_PERIOD, ServiceSpec, TaskSpec};
+use roster_proto::spec::{Mode, NetworkMode, STOP_GRACE_PERIOD, ServiceSpec, TaskSpec, UpdateOrder};
 
 use super::{
     context::{Context, Fields},
@@ -15,6 +13,9 @@ use super::{
     words,
     yaml::{Entry, Node, Value},
 };
+
+/// Lets no two tasks of the service run at once, whatever becomes of their nodes.
+const SINGLETON: &str = "x-singleton";
 
 pub(super) struct Service {
     pub(super) spec: ServiceSpec,
@@ -63,21 +64,52 @@ pub(super) fn read(context: &mut Context<'_>, entry: &Entry) -> Option<Service> 
             .unwrap_or(STOP_GRACE_PERIOD),
         healthcheck: fields.get("healthcheck").and_then(|node| health::read(context, node)),
         resources: deploy.resources,
-        singleton: false,
+        singleton: singleton(context, &fields, &mode, deploy.update.order),
     };
     let spec = ServiceSpec {
         mode,
         restart: deploy.restart,
         update: deploy.update,
         labels: deploy.labels,
-        extensions: extensions(&fields),
+        extensions: fields.extensions().filter(|entry| entry.key != SINGLETON).map(extension).collect(),
         task,
     };
     Some(Service { spec, ports })
 }
 
-fn extensions(fields: &Fields<'_>) -> BTreeMap<String, String> {
-    fields.extensions().map(|entry| (entry.key.clone(), json::value(&entry.value).to_string())).collect()
+/// What nobody here reads goes along for whoever does.
+fn extension(entry: &Entry) -> (String, String) {
+    (entry.key.clone(), json::value(&entry.value).to_string())
+}
+
+/// `x-singleton`: never two at once. What contradicts it is told where it stands.
+fn singleton(context: &mut Context<'_>, fields: &Fields<'_>, mode: &Mode, order: UpdateOrder) -> bool {
+    let near = |entry: &&Entry| entry.key != SINGLETON && nearest(&entry.key, [SINGLETON]).is_some();
+    for entry in fields.extensions().filter(near) {
+        let message = format!("`{}` means nothing to Roster", entry.key);
+        context.warning(entry.key_span, message).help(format!("did you mean `{SINGLETON}`?"));
+    }
+    let Some(entry) = fields.extensions().find(|entry| entry.key == SINGLETON) else { return false };
+    if !context.boolean(&entry.value, SINGLETON).unwrap_or(false) {
+        return false;
+    }
+    let span = entry.key_span;
+    match mode {
+        Mode::Replicated { replicas: 0 | 1 } => {}
+        Mode::Replicated { replicas } => {
+            let message = format!("`{SINGLETON}` allows one replica, the service asks for {replicas}");
+            context.error(span, message).help(format!("remove `{SINGLETON}`, or ask for one replica"));
+        }
+        Mode::Global => {
+            let message = format!("`{SINGLETON}` has no meaning in global mode: one task runs on every node");
+            context.error(span, message).help(format!("remove `{SINGLETON}`, or `mode: global`"));
+        }
+    }
+    if order == UpdateOrder::StartFirst {
+        let message = format!("`{SINGLETON}` forbids the update order `start-first`: two would run at once");
+        context.error(span, message).help(format!("remove `{SINGLETON}`, or `order: start-first`"));
+    }
+    true
 }
 
 fn boolean(context: &mut Context<'_>, fields: &Fields<'_>, key: &str) -> bool {

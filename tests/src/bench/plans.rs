@@ -11,7 +11,7 @@ use roster_controller::{
 };
 use roster_proto::{
     id::{NodeId, Version},
-    node::{Capacity, NodeDescription, NodeState},
+    node::{Capacity, NodeDescription},
     spec::{ServiceSpec, StackSpec},
     task::{TaskReport, TaskState, TaskStatus},
     time::Timestamp,
@@ -93,7 +93,8 @@ fn world(nodes: usize) -> Result<World, String> {
     let capacity = Capacity { nano_cpus: 8_000_000_000, memory: 16 << 30 };
     let description = NodeDescription { hostname: "n".to_owned(), capacity, ..NodeDescription::default() };
     world.apply(Command::RegisterNode { node: node_id(0), description });
-    world.apply(Command::SetNodeState { node: node_id(0), state: NodeState::Ready });
+    let generation = world.state.nodes.get(&node_id(0)).map_or(Version(0), |node| node.generation);
+    world.apply(Command::SettleNode { node: node_id(0), generation });
     let first = world.state.nodes.get(&node_id(0)).cloned().ok_or("the first node was not taken")?;
     for number in 1..nodes {
         let mut node = (*first).clone();
@@ -119,7 +120,7 @@ pub fn measure(nodes: usize) -> Result<Took, String> {
     let at_rest: Vec<f64> = (0..ROUNDS).map(|_| world.plan().2).collect();
     let mut lost = Vec::new();
     for number in 0..ROUNDS.min(nodes / 4) {
-        world.apply(Command::SetNodeState { node: node_id(number), state: NodeState::Down });
+        world.apply(Command::SetNodesDown { nodes: vec![node_id(number)] });
         let (changes, _, took) = world.plan();
         let placed = changes.iter().filter(|change| matches!(change, Change::CreateTask { .. })).count();
         if placed < TASKS_PER_NODE {

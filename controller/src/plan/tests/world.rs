@@ -50,11 +50,20 @@ impl World {
 
     pub(super) fn register(&mut self, node: &str, capacity: Capacity) -> Outcome {
         let description = NodeDescription { hostname: node.to_owned(), capacity, ..NodeDescription::default() };
-        self.apply(Command::RegisterNode { node: node_id(node), description })
+        let registered = self.apply(Command::RegisterNode { node: node_id(node), description });
+        let settled = self.set_node(node, NodeState::Ready);
+        if settled == Outcome::Unchanged { registered } else { settled }
     }
 
     pub(super) fn set_node(&mut self, node: &str, state: NodeState) -> Outcome {
-        self.apply(Command::SetNodeState { node: node_id(node), state })
+        let id = node_id(node);
+        match state {
+            NodeState::Down => self.apply(Command::SetNodesDown { nodes: vec![id] }),
+            NodeState::Ready => {
+                let generation = self.state.nodes.get(&id).map_or(Version(0), |node| node.generation);
+                self.apply(Command::SettleNode { node: id, generation })
+            }
+        }
     }
 
     pub(super) fn set_availability(&mut self, node: &str, availability: Availability) -> Outcome {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use roster_proto::{
     cause::Cause,
-    id::NodeId,
+    id::{NodeId, Version},
     node::{Availability, Node, NodeDescription, NodeState},
     task::{Desired, Health, Task, TaskReport, TaskState, TaskStatus},
 };
@@ -16,17 +16,13 @@ use crate::state::{Holder, MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_NODE_LABELS, MAX
 
 impl Edit<'_> {
     pub(super) fn register_node(&mut self, id: &NodeId, description: &NodeDescription) -> Result<(), Refusal> {
-        let Some(before) = self.state.nodes.get(id).cloned() else {
+        let Some(before) = self.state.nodes.get(id) else {
             return self.add_node(id, description);
         };
-        if before.state == NodeState::Ready && before.description == *description {
-            return Ok(());
-        }
-        let mut next = Node::clone(&before);
-        next.description = description.clone();
-        self.put_node(next);
-        if before.state != NodeState::Ready {
-            self.enter_node_state(id, NodeState::Ready);
+        if before.description != *description {
+            let mut next = Node::clone(before);
+            next.description = description.clone();
+            self.put_node(next);
         }
         Ok(())
     }
@@ -38,21 +34,29 @@ impl Edit<'_> {
         self.put_node(Node {
             id: id.clone(),
             description: description.clone(),
-            state: NodeState::Ready,
+            state: NodeState::Down,
             availability: Availability::Active,
             since: self.at,
             generation: self.version,
             labels: BTreeMap::new(),
-            fenced: false,
+            fenced: true,
         });
         self.tell_node(id, || format!("node {id} has joined"));
         Ok(())
     }
 
-    pub(super) fn set_node_state(&mut self, id: &NodeId, state: NodeState) -> Result<(), Refusal> {
+    pub(super) fn set_nodes_down(&mut self, nodes: &[NodeId]) {
+        for id in nodes {
+            if self.state.node_is_ready(id) {
+                self.enter_node_state(id, NodeState::Down);
+            }
+        }
+    }
+
+    pub(super) fn settle_node(&mut self, id: &NodeId, generation: Version) -> Result<(), Refusal> {
         let node = self.state.nodes.get(id).ok_or_else(|| Refusal::NoSuchNode(id.clone()))?;
-        if node.state != state {
-            self.enter_node_state(id, state);
+        if node.state != NodeState::Ready && node.generation == generation {
+            self.enter_node_state(id, NodeState::Ready);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::{
     state::{
         AuthorityRecord, ClusterState, Grant, Holder, MAX_CONTROLLERS, MAX_NODE_LABELS, MAX_REQUEST_ID, MAX_REVOKED,
         MAX_TOKENS, REQUESTS_KEPT, Secret, TokenRole, UserRole,
-        command::{Command, Entry, Outcome, Refusal},
+        command::{Change, Command, Entry, Outcome, Refusal},
         controllers::Settings,
     },
 };
@@ -85,14 +85,22 @@ fn nodes(state: &mut ClusterState, count: usize) -> Vec<NodeId> {
         description.capacity.nano_cpus = 4_000_000_000;
         description.capacity.memory = 1 << 30;
         apply(state, Command::RegisterNode { node: node.clone(), description });
-        apply(state, Command::SetNodeState { node: node.clone(), state: NodeState::Ready });
+        settle(state, node);
     }
     names
 }
 
+fn settle(state: &mut ClusterState, node: &NodeId) -> Outcome {
+    let generation = state.nodes[node].generation;
+    apply(state, Command::SettleNode { node: node.clone(), generation })
+}
+
 /// At a second counted from the epoch.
 fn turn(state: &mut ClusterState, second: u64, node: &NodeId, to: NodeState) {
-    let command = Command::SetNodeState { node: node.clone(), state: to };
+    let command = match to {
+        NodeState::Down => Command::SetNodesDown { nodes: vec![node.clone()] },
+        NodeState::Ready => Command::SettleNode { node: node.clone(), generation: state.nodes[node].generation },
+    };
     let version = Version(state.version.0 + 1);
     state.apply(version, &Entry::new(Timestamp(second * 1_000_000), command));
 }
@@ -362,6 +370,35 @@ fn a_node_is_drained_labelled_and_removed() {
     }
     assert_eq!(ClusterState::decode(&state.encode()).expect("a good snapshot"), state);
     assert_eq!(refused(apply(&mut state, remove(true))), Refusal::NoSuchNode(node));
+}
+
+#[test]
+fn a_node_is_ready_when_it_has_settled_on_its_latest_set() {
+    let mut state = ClusterState::default();
+    let node = node_id("a");
+    let register = || Command::RegisterNode { node: node_id("a"), description: NodeDescription::default() };
+    apply(&mut state, register());
+    assert!(!state.node_is_ready(&node) && state.nodes[&node].fenced, "nothing of it can run there");
+    assert_eq!(settle(&mut state, &node), Outcome::Applied);
+    assert_eq!(settle(&mut state, &node), Outcome::Unchanged);
+    assert!(state.node_is_ready(&node) && !state.nodes[&node].fenced);
+    apply(&mut state, put(&[("web", web(1))]));
+    let plan = plan(&state, Timestamp(9), 1);
+    apply(&mut state, Command::ApplyPlan { base: plan.base, changes: plan.changes });
+    let before = state.nodes[&node].generation;
+    assert_eq!(apply(&mut state, register()), Outcome::Unchanged);
+    assert!(state.node_is_ready(&node), "a new session of a node that is Ready");
+
+    turn(&mut state, 1, &node, NodeState::Down);
+    let task = state.tasks_on(&node).next().expect("it is bound").id.clone();
+    let orphan = Change::OrphanTask { task, cause: Cause::NodeLost { node: node.clone() } };
+    let base = state.plan_base;
+    apply(&mut state, Command::ApplyPlan { base, changes: vec![orphan] });
+    apply(&mut state, register());
+    assert!(!state.node_is_ready(&node));
+    let late = Command::SettleNode { node: node.clone(), generation: before };
+    assert_eq!(apply(&mut state, late), Outcome::Unchanged, "it does not know yet that the task must end");
+    assert_eq!(settle(&mut state, &node), Outcome::Applied);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use roster_proto::{
     id::{NodeId, ServiceId, Version},
-    node::{Capacity, NodeDescription, NodeState},
+    node::{Capacity, NodeDescription},
     spec::{Port, Protocol, ServiceSpec, StackSpec},
     task::{TaskReport, TaskState, TaskStatus},
     time::Timestamp,
@@ -53,10 +53,16 @@ fn register() -> Command {
     Command::RegisterNode { node: node(), description: NodeDescription { capacity, ..NodeDescription::default() } }
 }
 
+fn settle(state: &ClusterState) -> Command {
+    Command::SettleNode { node: node(), generation: state.nodes[&node()].generation }
+}
+
 /// A node with a running service.
 fn running() -> ClusterState {
     let mut state = ClusterState::default();
     apply(&mut state, register());
+    let settled = settle(&state);
+    apply(&mut state, settled);
     apply(&mut state, put(&[("web", web(2))]));
     let plan = plan(&state, Timestamp(9), 1);
     assert_eq!(apply(&mut state, Command::ApplyPlan { base: plan.base, changes: plan.changes }), Outcome::Applied);
@@ -215,8 +221,8 @@ fn an_open_port_gives_way_to_a_named_one_and_stays_otherwise() {
 fn events_are_kept_up_to_their_bound() {
     let mut state = running();
     for n in 0..EVENTS_KEPT {
-        let state_of_node = if n % 2 == 0 { NodeState::Down } else { NodeState::Ready };
-        apply(&mut state, Command::SetNodeState { node: node(), state: state_of_node });
+        let command = if n % 2 == 0 { Command::SetNodesDown { nodes: vec![node()] } } else { settle(&state) };
+        apply(&mut state, command);
     }
     assert_eq!(state.events().len(), EVENTS_KEPT);
     assert_eq!(state.events().next_back().expect("the newest").version, state.version);
