@@ -1,6 +1,7 @@
 //! The grammar of the command line and its help.
 
 mod cluster;
+mod node;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
+pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
 
 /// Sorted apart, or clap strews these among the options of each command.
@@ -166,7 +168,7 @@ Examples:
   rctl rm hello/web      one service")]
     Rm(Rm),
 
-    /// The cluster's hosts
+    /// The cluster's hosts: how they are, what they take, and what they are called
     #[command(subcommand, arg_required_else_help = true)]
     Node(Node),
 
@@ -349,12 +351,6 @@ pub struct Rm {
     pub targets: Vec<String>,
     #[command(flatten)]
     pub waiting: Waiting,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Node {
-    /// List the nodes
-    Ls(Output),
 }
 
 #[derive(Debug, Args)]

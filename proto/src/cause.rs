@@ -152,7 +152,7 @@ impl fmt::Display for Cause {
                 if let Some(until) = until {
                     write!(f, " and until {until}")?;
                 }
-                write!(f, "; `rctl cluster release-brake` lets it move at once")
+                write!(f, "; `rctl cluster release` lets it move at once")
             }
             Cause::WaitsForLease { node, since } => {
                 write!(

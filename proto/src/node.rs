@@ -25,6 +25,17 @@ pub struct Node {
     /// Down for so long that every lease it had is over: not even a singleton can still run there.
     #[serde(default)]
     pub fenced: bool,
+    /// The epoch when that was before it was kept.
+    #[serde(default)]
+    pub joined: Timestamp,
+}
+
+impl Node {
+    /// What people gave it, and of the agent's own what they did not.
+    pub fn all_labels(&self) -> BTreeMap<&str, &str> {
+        let all = self.description.labels.iter().chain(&self.labels);
+        all.map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
 }
 
 /// What an agent says of its host when it registers.

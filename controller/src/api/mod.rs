@@ -31,7 +31,7 @@ use crate::{
     dispatch::broker::Broker,
     forward::request_id,
     plan::preview,
-    state::{ClusterState, MAX_NODE_LABELS, command::Command},
+    state::{Brake, ClusterState, MAX_NODE_LABELS, command::Command},
     status::{invalid_id, malformed},
 };
 
@@ -164,7 +164,9 @@ impl Control for Api {
     async fn list_nodes(&self, request: Request<wire::ListNodesRequest>) -> Reply<wire::ListNodesResponse> {
         let state = read(&self.cluster, &request).await?;
         let nodes = state.nodes.values().map(|node| node.as_ref().clone().into()).collect();
-        Ok(Response::new(wire::ListNodesResponse { nodes, version: state.version.0 }))
+        let load = state.nodes.keys().map(|node| (node.to_string(), load(&state, node))).collect();
+        let brake = state.brake.as_ref().map(Into::into);
+        Ok(Response::new(wire::ListNodesResponse { nodes, version: state.version.0, load, brake }))
     }
 
     async fn set_availability(&self, request: Request<wire::SetAvailabilityRequest>) -> Reply<wire::ChangeResponse> {
@@ -293,6 +295,29 @@ pub(crate) async fn change(cluster: &Cluster, id: Option<String>, command: Comma
     match id {
         Some(id) => cluster.change_for(id, command).await,
         None => cluster.change(command).await,
+    }
+}
+
+fn load(state: &ClusterState, node: &NodeId) -> wire::NodeLoad {
+    let mut load = wire::NodeLoad::default();
+    for task in state.tasks_on(node) {
+        load.tasks += 1;
+        if let Some(spec) = state.task_spec(task) {
+            let reserved = &spec.resources.reservations;
+            load.nano_cpus = load.nano_cpus.saturating_add(reserved.nano_cpus.unwrap_or(0));
+            load.memory = load.memory.saturating_add(reserved.memory.unwrap_or(0));
+        }
+    }
+    load
+}
+
+impl From<&Brake> for wire::Brake {
+    fn from(brake: &Brake) -> Self {
+        Self {
+            since: brake.since.0,
+            until: brake.until.map(|until| until.0),
+            nodes: brake.nodes.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 

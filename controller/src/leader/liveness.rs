@@ -232,4 +232,6 @@ async fn sleep_until(moment: Option<Instant>) {
 }
 
 #[cfg(test)]
+mod singletons;
+#[cfg(test)]
 mod tests;

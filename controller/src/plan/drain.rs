@@ -2,11 +2,12 @@
 //! each is stopped once another node has room for it, and its slot is refilled there when it has ended; or another is
 //! started first, and takes over when it is up.
 //!
-//! A task that fits nowhere else stays.
+//! A task that fits nowhere else stays, and says why.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use roster_proto::{
+    cause::Cause,
     id::{NodeId, ServiceId, Slot},
     node::{Availability, NodeState},
     spec::UpdateOrder,
@@ -16,7 +17,7 @@ use roster_proto::{
 use super::{
     draft::{Creation, Draft},
     rollout,
-    schedule::{Ask, Hosts},
+    schedule::{Ask, Hosts, MAX_REJECTIONS},
     slot,
     wanted::Wanted,
 };
@@ -33,6 +34,7 @@ pub(super) fn tend(draft: &mut Draft) {
         return;
     }
     let mut leaving = Leaving::off(draft, &nodes);
+    let mut stuck = Vec::new();
     for (id, tasks) in staying {
         let Some(service) = draft.state.services.get(&id).cloned() else { continue };
         let wanted = Wanted::of(&draft.state, &service);
@@ -48,9 +50,29 @@ pub(super) fn tend(draft: &mut Draft) {
             }
             if has_failed_elsewhere(&draft.state, task) {
                 slot::refill(draft, &service, &task.slot);
-            } else if moving < at_once && leaving.send(draft, &service, task) {
-                moving += 1;
+            } else if moving < at_once {
+                match leaving.send(draft, &service, task) {
+                    true => moving += 1,
+                    false => stuck.push((Arc::clone(&service), Arc::clone(task))),
+                }
             }
+        }
+    }
+    explain(draft, &nodes, &stuck);
+}
+
+/// With the room that is left after all that this pass sent on its way, as the next pass will find it.
+fn explain(draft: &mut Draft, nodes: &[NodeId], stuck: &[(Arc<Service>, Arc<Task>)]) {
+    if stuck.is_empty() {
+        return;
+    }
+    let leaving = Leaving::off(draft, nodes);
+    for (service, task) in stuck {
+        if draft.full() {
+            return;
+        }
+        if let Some(cause) = leaving.why_not(service, task).filter(|cause| task.status.cause.as_ref() != Some(cause)) {
+            draft.push(Change::Explain { task: task.id.clone(), cause });
         }
     }
 }
@@ -98,6 +120,14 @@ impl Leaving {
         };
         draft.create_on(creation, node);
         true
+    }
+
+    /// `None` when there is room for it after all.
+    fn why_not(&self, service: &Service, task: &Task) -> Option<Cause> {
+        let ask = Ask::of(service, &task.slot, service.spec_version)?;
+        let rejections = self.0.explain(&ask);
+        let all = rejections.len() == self.0.len().min(MAX_REJECTIONS);
+        all.then_some(Cause::NoNode { rejections })
     }
 
     fn set_aside(&mut self, service: &Service, task: &Task) -> bool {

@@ -24,7 +24,7 @@ mod rollout;
 mod schedule;
 mod slot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 mod wanted;
 

@@ -260,13 +260,15 @@ pub enum Refusal {
     #[error("service {service} needs a free host port and {first} to {last} are all taken")]
     NoFreePort { service: ServiceId, first: u16, last: u16 },
     #[error(
-        "node {node} is Ready and still has tasks ({tasks}): `rctl node drain {node}` moves them; --force removes it all the same, and what it runs goes on until its agent is stopped"
+        "node {node} is Ready{}: `rctl node drain {node}` first; --force removes it all the same, and what it runs goes on until its agent is stopped", busy(.tasks)
     )]
     NodeBusy { node: NodeId, tasks: usize },
     #[error(
         "the singleton {task} may still run on node {node} until its lease there has run out: wait until it is replaced, or use --force when you know that the node is off"
     )]
     NotFenced { node: NodeId, task: String },
+    #[error("node {node} was given no label {label}{}", agents(.own))]
+    NoSuchLabel { node: NodeId, label: String, own: bool },
     #[error("{what} {value:?} is not allowed: {rule}")]
     InvalidLabel { what: String, value: String, rule: String },
     #[error("this cluster is initialised already, as {0}")]
@@ -297,4 +299,16 @@ pub enum Refusal {
     NoSuchUser(String),
     #[error("{0}")]
     Limit(String),
+}
+
+fn busy(tasks: &usize) -> String {
+    match tasks {
+        0 => String::new(),
+        1 => " and has a task".to_owned(),
+        more => format!(" and has {more} tasks"),
+    }
+}
+
+fn agents(own: &bool) -> &'static str {
+    if *own { ": its agent was started with it (--label); set another value to hide that one" } else { "" }
 }

@@ -165,7 +165,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Connects and waits for its whole set. Sends no heartbeats of its own.
+    /// Connects and waits for its whole set, and until its node is Ready. Sends no heartbeats of its own.
     pub(crate) async fn join(controller: &Controller, node: &str) -> Self {
         Self::join_by(controller.connect().await, node).await
     }
@@ -197,6 +197,7 @@ impl Agent {
         };
         agent.set = set.try_into().expect("a set");
         agent.settle().await;
+        controller.node_becomes(node, wire::node::State::Ready).await;
         agent
     }
 

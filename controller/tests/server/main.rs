@@ -7,5 +7,6 @@ mod harness;
 mod images;
 mod logs;
 mod members;
+mod nodes;
 mod secured;
 mod sessions;

@@ -3,13 +3,14 @@
 use roster_proto::{node::Node, report::ServiceView, task::Task, wire};
 use serde::Serialize;
 
-use super::{all, now, target};
+use super::{all, node::listed, now, target};
 use crate::{
     cli::{Inspect, Kind},
     client::Client,
     error::{Ending, Error},
     render::{
         Format, inspect,
+        list::Load,
         views::{NodeView, ServiceInfo, TaskView},
     },
 };
@@ -38,7 +39,7 @@ struct NodeDocument {
 enum Found {
     Service(Box<ServiceView>),
     Tasks(Vec<Task>),
-    Node(Box<Node>),
+    Node(Box<Node>, Load),
 }
 
 pub(super) async fn run(args: Inspect, client: &mut Client) -> Result<Ending, Error> {
@@ -83,7 +84,7 @@ pub(super) async fn run(args: Inspect, client: &mut Client) -> Result<Ending, Er
     match one {
         Found::Service(view) => show_service(client, *view, format).await,
         Found::Tasks(tasks) => show_task(client, tasks, format).await,
-        Found::Node(node) => show_node(client, *node, format).await,
+        Found::Node(node, load) => show_node(client, *node, load, format).await,
     }
 }
 
@@ -119,8 +120,20 @@ async fn tasks(client: &mut Client, name: &str) -> Result<Option<Found>, Error> 
 }
 
 async fn node(client: &mut Client, name: &str) -> Result<Option<Found>, Error> {
-    let nodes: Vec<Node> = all(client.list_nodes(wire::ListNodesRequest {}).await?.into_inner().nodes)?;
-    Ok(nodes.into_iter().find(|node| node.id.as_str() == name).map(|node| Found::Node(Box::new(node))))
+    let listed = listed(client).await?;
+    let found = listed.nodes.into_iter().find(|node| node.id.as_str() == name);
+    Ok(found.map(|node| {
+        let load = listed.load.get(&node.id).copied().unwrap_or_default();
+        Found::Node(Box::new(node), load)
+    }))
+}
+
+/// As `node inspect` shows it.
+pub(super) async fn one_node(client: &mut Client, name: &str, format: Format) -> Result<Ending, Error> {
+    match node(client, name).await? {
+        Some(Found::Node(node, load)) => show_node(client, *node, load, format).await,
+        _ => Err(super::node::no_such(name)),
+    }
 }
 
 async fn show_service(client: &mut Client, view: ServiceView, format: Format) -> Result<Ending, Error> {
@@ -147,11 +160,11 @@ async fn show_task(client: &mut Client, tasks: Vec<Task>, format: Format) -> Res
     show(format, &document, || inspect::task(&newest, &history, now()))
 }
 
-async fn show_node(client: &mut Client, node: Node, format: Format) -> Result<Ending, Error> {
+async fn show_node(client: &mut Client, node: Node, load: Load, format: Format) -> Result<Ending, Error> {
     let filter = wire::Filter { node: Some(node.id.to_string()), ..Default::default() };
     let tasks = list_tasks(client, filter, false).await?;
-    let document = NodeDocument { node: NodeView::from(&node), tasks: tasks.iter().map(TaskView::from).collect() };
-    show(format, &document, || inspect::node(&node, &tasks, now()))
+    let document = NodeDocument { node: NodeView::new(&node, load), tasks: tasks.iter().map(TaskView::from).collect() };
+    show(format, &document, || inspect::node(&node, load, &tasks, now()))
 }
 
 fn show(format: Format, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<Ending, Error> {

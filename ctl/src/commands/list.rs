@@ -1,6 +1,6 @@
-//! `ps`, `services`, `node ls`.
+//! `ps`, `services`.
 
-use roster_proto::{node::Node, report::ServiceView, task::Task, wire};
+use roster_proto::{report::ServiceView, task::Task, wire};
 
 use super::{all, now, print, target};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     error::{Ending, Error},
     render::{
         Format, list,
-        views::{NodeView, ServiceInfo, TaskView},
+        views::{ServiceInfo, TaskView},
     },
 };
 
@@ -44,15 +44,6 @@ pub(super) async fn services(args: Services, client: &mut Client) -> Result<Endi
         || services.iter().map(|view| ServiceInfo::new(view, false)).collect::<Vec<_>>(),
         |wide| list::services(&services, wide, now()),
     )?;
-    Ok(Ending::Done)
-}
-
-pub(super) async fn nodes(format: Format, client: &mut Client) -> Result<Ending, Error> {
-    let nodes: Vec<Node> = all(client.list_nodes(wire::ListNodesRequest {}).await?.into_inner().nodes)?;
-    if nodes.is_empty() {
-        say_why_empty(format, "no node has joined yet: start roster-agent on a host");
-    }
-    print(format, || nodes.iter().map(NodeView::from).collect::<Vec<_>>(), |wide| list::nodes(&nodes, wide, now()))?;
     Ok(Ending::Done)
 }
 

@@ -10,6 +10,7 @@ mod image;
 mod inspect;
 mod list;
 mod logs;
+mod node;
 mod remove;
 mod scale;
 mod target;
@@ -27,7 +28,7 @@ use roster_proto::{convert::ConvertError, time::Timestamp};
 use serde::Serialize;
 
 use crate::{
-    cli::{Cli, Command, Node, Sure},
+    cli::{Cli, Command, Sure},
     client,
     error::{Ending, Error},
     render::{Format, table::Table},
@@ -41,7 +42,7 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Plan(args) => apply::plan(args, connect).await,
         Command::Ps(args) => list::tasks(args, &mut connect().await?).await,
         Command::Services(args) => list::services(args, &mut connect().await?).await,
-        Command::Node(Node::Ls(output)) => list::nodes(output.output, &mut connect().await?).await,
+        Command::Node(args) => node::run(args, &mut connect().await?).await,
         Command::Inspect(args) => inspect::run(args, &mut connect().await?).await,
         Command::Logs(args) => logs::run(args, &mut connect().await?).await,
         Command::Scale(args) => scale::run(args, &mut connect().await?).await,

@@ -183,20 +183,22 @@ impl ClusterView {
         if self.authorities.len() > 1 {
             warnings.push(format!("{} authorities are trusted: a rotation is under way", self.authorities.len()));
         }
-        if let Some(brake) = &status.brake {
-            let until = brake
-                .until
-                .map_or_else(String::new, |until| format!(", or in {} by itself", Brief(Timestamp(until).since(now))));
-            warnings.push(format!(
-                "the brake has been on for {}: {} vanished at once ({}), and nothing is moved off them until they are \
-                 back, or `rctl cluster release`{until}",
-                ago(now, Timestamp(brake.since)),
-                if brake.nodes.len() == 1 { "one node".to_owned() } else { format!("{} nodes", brake.nodes.len()) },
-                brake.nodes.join(", "),
-            ));
-        }
+        warnings.extend(status.brake.as_ref().map(|brake| brake_warning(brake, now)));
         warnings
     }
+}
+
+/// What holds, since when, and how it ends.
+pub fn brake_warning(brake: &wire::Brake, now: Timestamp) -> String {
+    let until = brake.until.map(|until| format!(", or in {} by itself", Brief(Timestamp(until).since(now))));
+    format!(
+        "the brake has been on for {}: {} vanished at once ({}), and nothing is moved off them until they are back, or \
+         `rctl cluster release`{}",
+        ago(now, Timestamp(brake.since)),
+        if brake.nodes.len() == 1 { "one node".to_owned() } else { format!("{} nodes", brake.nodes.len()) },
+        brake.nodes.join(", "),
+        until.unwrap_or_default(),
+    )
 }
 
 pub fn status(view: &ClusterView, wide: bool) -> String {

@@ -89,23 +89,26 @@ pub fn task(task: &Task, history: &[Task], now: Timestamp) -> String {
     out
 }
 
-pub fn node(node: &Node, tasks: &[Task], now: Timestamp) -> String {
+pub fn node(node: &Node, load: list::Load, tasks: &[Task], now: Timestamp) -> String {
     let mut out = String::new();
     let description = &node.description;
     line(&mut out, "Node", &node.id);
     line(&mut out, "State", format!("{} for {}", node.state, list::ago(now, node.since)));
     line(&mut out, "Availability", node.availability);
+    line(&mut out, "Joined", list::since(now, node.joined));
+    line(&mut out, "Tasks", load.tasks);
     line(&mut out, "Hostname", &description.hostname);
     line(&mut out, "Addresses", description.addresses.join(", "));
-    line(&mut out, "Cpus", Cpus(description.capacity.nano_cpus));
-    line(&mut out, "Memory", Bytes(description.capacity.memory));
+    let capacity = description.capacity;
+    line(&mut out, "Cpus", format!("{} ({} reserved)", Cpus(capacity.nano_cpus), Cpus(load.nano_cpus)));
+    line(&mut out, "Memory", format!("{} ({} reserved)", Bytes(capacity.memory), Bytes(load.memory)));
     line(
         &mut out,
         "Kernel",
         format!("{} ({}), cgroups {}", description.kernel, description.architecture, description.cgroups),
     );
     line(&mut out, "Agent", &description.agent_version);
-    for (key, value) in &description.labels {
+    for (key, value) in node.all_labels() {
         line(&mut out, "Label", format!("{key}={value}"));
     }
     out.push('\n');

@@ -3,7 +3,7 @@
 use anstyle::Style;
 use roster_proto::{
     cause::{Brief, Bytes, Cause, Cpus},
-    node::{Node, NodeState},
+    node::{Availability, Node, NodeState},
     report::{Event, ImageInfo, ServiceView, Subject},
     spec::Mode,
     task::{Health, Task, TaskState},
@@ -158,45 +158,74 @@ pub fn services(services: &[ServiceView], wide: bool, now: Timestamp) -> Table {
     table
 }
 
-pub fn nodes(nodes: &[Node], wide: bool, now: Timestamp) -> Table {
-    let mut table = if wide {
-        Table::new([
+/// What is promised on a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    pub tasks: u32,
+    pub nano_cpus: u64,
+    pub memory: u64,
+}
+
+/// Of a moment that is not known of what is older than its being kept.
+pub fn since(now: Timestamp, then: Timestamp) -> String {
+    if then.0 == 0 { "-".to_owned() } else { format!("{then} ({} ago)", ago(now, then)) }
+}
+
+pub fn labels(node: &Node) -> String {
+    let labels: Vec<_> = node.all_labels().into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.join(",")
+}
+
+pub fn nodes(nodes: &[Node], load: impl Fn(&Node) -> Load, wide: bool, now: Timestamp) -> Table {
+    let mut table = match wide {
+        true => Table::new([
             "NODE",
             "STATE",
-            "AVAILABILITY",
             "FOR",
-            "CPUS",
-            "MEMORY",
+            "AVAILABILITY",
+            "TASKS",
+            "AGE",
             "AGENT",
+            "ADDRESS",
+            "CPUS",
+            "RESERVED",
+            "MEMORY",
+            "RESERVED",
             "CGROUPS",
             "KERNEL",
             "ARCH",
-            "ADDRESSES",
             "LABELS",
-        ])
-    } else {
-        Table::new(["NODE", "STATE", "AVAILABILITY", "FOR", "CPUS", "MEMORY", "AGENT"])
+        ]),
+        false => Table::new(["NODE", "STATE", "FOR", "AVAILABILITY", "TASKS", "AGE", "AGENT", "ADDRESS", "LABELS"]),
     };
     for node in nodes {
         let description = &node.description;
-        let style = if node.state == NodeState::Ready { GOOD } else { BAD };
+        let load = load(node);
+        let state = if node.state == NodeState::Ready { GOOD } else { BAD };
+        let availability = if node.availability == Availability::Active { Style::new() } else { BUSY };
+        let addresses = if wide { description.addresses.len() } else { 1 };
+        let addresses: Vec<_> = description.addresses.iter().take(addresses).cloned().collect();
+        let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
         let mut cells = vec![
             node.id.to_string().into(),
-            Cell::styled(node.state.to_string(), style),
-            node.availability.to_string().into(),
+            Cell::styled(node.state.to_string(), state),
             ago(now, node.since).into(),
-            Cpus(description.capacity.nano_cpus).to_string().into(),
-            Bytes(description.capacity.memory).to_string().into(),
-            description.agent_version.clone().into(),
+            Cell::styled(node.availability.to_string(), availability),
+            load.tasks.to_string().into(),
+            if node.joined.0 == 0 { "-".into() } else { ago(now, node.joined).into() },
+            or_dash(description.agent_version.clone()).into(),
+            or_dash(addresses.join(",")).into(),
         ];
         if wide {
-            let labels: Vec<_> = description.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            cells.push(description.cgroups.clone().into());
-            cells.push(description.kernel.clone().into());
-            cells.push(description.architecture.clone().into());
-            cells.push(description.addresses.join(", ").into());
-            cells.push(labels.join(", ").into());
+            cells.push(Cpus(description.capacity.nano_cpus).to_string().into());
+            cells.push(Cpus(load.nano_cpus).to_string().into());
+            cells.push(Bytes(description.capacity.memory).to_string().into());
+            cells.push(Bytes(load.memory).to_string().into());
+            cells.push(or_dash(description.cgroups.clone()).into());
+            cells.push(or_dash(description.kernel.clone()).into());
+            cells.push(or_dash(description.architecture.clone()).into());
         }
+        cells.push(or_dash(labels(node)).into());
         table.row(cells);
     }
     table

@@ -148,9 +148,19 @@ fn services_nodes_images_events() {
         generation: Version(3),
         labels: [].into(),
         fenced: false,
+        joined: before(90_000),
     };
-    insta::assert_snapshot!("nodes_wide", plain(&list::nodes(std::slice::from_ref(&node), true, NOW).render()));
-    insta::assert_snapshot!("inspect_node", plain(&inspect::node(&node, &trouble()[..1], NOW)));
+    let mut down = Node { id: "vm2".parse().unwrap(), state: NodeState::Down, since: before(12), ..node.clone() };
+    (down.availability, down.joined) = (Availability::Drain, Timestamp(0));
+    down.labels = [("disk".to_owned(), "hdd".to_owned()), ("zone".to_owned(), "b".to_owned())].into();
+    (down.description.addresses, down.description.agent_version) = (Vec::new(), String::new());
+    let nodes = [node.clone(), down.clone()];
+    let load = list::Load { tasks: 3, nano_cpus: 500_000_000, memory: 64 << 20 };
+    let of = |node: &Node| if node.id.as_str() == "vm1" { load } else { list::Load::default() };
+    insta::assert_snapshot!("nodes", plain(&list::nodes(&nodes, of, false, NOW).render()));
+    insta::assert_snapshot!("nodes_wide", plain(&list::nodes(&nodes, of, true, NOW).render()));
+    insta::assert_snapshot!("inspect_node", plain(&inspect::node(&node, load, &trouble()[..1], NOW)));
+    insta::assert_snapshot!("node_json", Format::Json.document(&views::NodeView::new(&down, load)).unwrap());
     let image = ImageInfo {
         node: "vm1".parse().unwrap(),
         id: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef".into(),

@@ -12,6 +12,8 @@ use roster_proto::{
 };
 use serde::Serialize;
 
+use super::list::Load;
+
 fn moment(at: Timestamp) -> String {
     at.to_string()
 }
@@ -156,11 +158,17 @@ pub struct NodeView {
     pub name: String,
     pub state: String,
     pub availability: String,
+    /// When `state` began.
     pub since: String,
+    /// Absent: longer ago than this is kept.
+    pub joined: Option<String>,
+    pub tasks: u32,
     pub hostname: String,
     pub addresses: Vec<String>,
     pub cpus: f64,
+    pub reserved_cpus: f64,
     pub memory: u64,
+    pub reserved_memory: u64,
     pub labels: BTreeMap<String, String>,
     pub agent_version: String,
     pub kernel: String,
@@ -168,19 +176,24 @@ pub struct NodeView {
     pub architecture: String,
 }
 
-impl From<&Node> for NodeView {
-    fn from(node: &Node) -> Self {
+impl NodeView {
+    pub fn new(node: &Node, load: Load) -> Self {
+        let labels = node.all_labels().into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let description = node.description.clone();
         Self {
             name: node.id.to_string(),
             state: node.state.to_string(),
             availability: node.availability.to_string(),
             since: moment(node.since),
+            joined: (node.joined.0 > 0).then(|| moment(node.joined)),
+            tasks: load.tasks,
             hostname: description.hostname,
             addresses: description.addresses,
             cpus: description.capacity.nano_cpus as f64 / 1e9,
+            reserved_cpus: load.nano_cpus as f64 / 1e9,
             memory: description.capacity.memory,
-            labels: description.labels,
+            reserved_memory: load.memory,
+            labels,
             agent_version: description.agent_version,
             kernel: description.kernel,
             cgroups: description.cgroups,

@@ -24,6 +24,7 @@ impl From<Node> for wire::Node {
             generation: node.generation.into(),
             labels: node.labels,
             fenced: node.fenced,
+            joined: node.joined.into(),
         }
     }
 }
@@ -40,6 +41,7 @@ impl TryFrom<wire::Node> for Node {
             generation: Version(node.generation),
             labels: node.labels,
             fenced: node.fenced,
+            joined: Timestamp(node.joined),
         })
     }
 }

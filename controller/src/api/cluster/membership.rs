@@ -42,11 +42,7 @@ impl ClusterApi {
             version: state.version.0,
             controllers: state.controllers.values().map(|known| self.controller(known, &raft)).collect(),
             settings: Some(settings_view(&state.settings)),
-            brake: state.brake.as_ref().map(|brake| wire::Brake {
-                since: brake.since.0,
-                until: brake.until.map(|until| until.0),
-                nodes: brake.nodes.iter().map(ToString::to_string).collect(),
-            }),
+            brake: state.brake.as_ref().map(Into::into),
             authorities: authorities.iter().map(|known| hex(&roster_tls::fingerprint(&known.certificate))).collect(),
             answered_by: raft.id.0,
         }

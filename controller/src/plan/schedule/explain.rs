@@ -5,7 +5,7 @@ use roster_proto::cause::Rejection;
 use super::{Ask, Hosts, filter};
 
 /// Nodes named in one explanation; in larger clusters the rest is like them.
-const MAX_REJECTIONS: usize = 64;
+pub(in crate::plan) const MAX_REJECTIONS: usize = 64;
 
 impl Hosts {
     /// Every node's first reason against the task, in order of the nodes' names.

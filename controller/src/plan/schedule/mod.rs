@@ -22,6 +22,7 @@ use roster_proto::{
     spec::{Protocol, Resources},
 };
 
+pub(super) use self::explain::MAX_REJECTIONS;
 use self::score::Rank;
 use crate::state::{ClusterState, Service};
 
@@ -97,6 +98,10 @@ impl Hosts {
             host
         };
         Self { hosts: state.nodes.values().map(host).collect(), ranking: None }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.hosts.len()
     }
 
     /// The best node that can take the task, which is promised its room.

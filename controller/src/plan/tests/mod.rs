@@ -3,4 +3,4 @@
 mod properties;
 mod scenario;
 mod scenarios;
-mod world;
+pub(crate) mod world;

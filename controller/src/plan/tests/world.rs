@@ -20,23 +20,23 @@ use crate::{
 };
 
 #[derive(Debug, Default)]
-pub(super) struct World {
-    pub(super) state: ClusterState,
-    pub(super) now: Timestamp,
-    pub(super) log: Vec<(Version, Entry)>,
+pub(crate) struct World {
+    pub(crate) state: ClusterState,
+    pub(crate) now: Timestamp,
+    pub(crate) log: Vec<(Version, Entry)>,
     seed: u64,
 }
 
-pub(super) fn node_id(name: &str) -> NodeId {
+pub(crate) fn node_id(name: &str) -> NodeId {
     name.parse().expect("a node name")
 }
 
-pub(super) fn service_id(name: &str) -> ServiceId {
+pub(crate) fn service_id(name: &str) -> ServiceId {
     ServiceId::new("s".parse().expect("a stack name"), name.parse().expect("a service name"))
 }
 
 impl World {
-    pub(super) fn apply(&mut self, command: Command) -> Outcome {
+    pub(crate) fn apply(&mut self, command: Command) -> Outcome {
         let version = Version(self.state.version.0 + 1);
         let entry = Entry::new(self.now, command);
         let applied = self.state.apply(version, &entry);
@@ -44,18 +44,18 @@ impl World {
         applied.outcome
     }
 
-    pub(super) fn advance(&mut self, by: Duration) {
+    pub(crate) fn advance(&mut self, by: Duration) {
         self.now = self.now.plus(by);
     }
 
-    pub(super) fn register(&mut self, node: &str, capacity: Capacity) -> Outcome {
+    pub(crate) fn register(&mut self, node: &str, capacity: Capacity) -> Outcome {
         let description = NodeDescription { hostname: node.to_owned(), capacity, ..NodeDescription::default() };
         let registered = self.apply(Command::RegisterNode { node: node_id(node), description });
         let settled = self.set_node(node, NodeState::Ready);
         if settled == Outcome::Unchanged { registered } else { settled }
     }
 
-    pub(super) fn set_node(&mut self, node: &str, state: NodeState) -> Outcome {
+    pub(crate) fn set_node(&mut self, node: &str, state: NodeState) -> Outcome {
         let id = node_id(node);
         match state {
             NodeState::Down => self.apply(Command::SetNodesDown { nodes: vec![id] }),
@@ -66,23 +66,23 @@ impl World {
         }
     }
 
-    pub(super) fn set_availability(&mut self, node: &str, availability: Availability) -> Outcome {
+    pub(crate) fn set_availability(&mut self, node: &str, availability: Availability) -> Outcome {
         self.apply(Command::SetAvailability { node: node_id(node), availability })
     }
 
-    pub(super) fn put(&mut self, services: &[(&str, ServiceSpec)], prune: bool) -> Outcome {
+    pub(crate) fn put(&mut self, services: &[(&str, ServiceSpec)], prune: bool) -> Outcome {
         let stack = stack_of(services);
         self.apply(Command::PutStack { stack, prune, base: None })
     }
 
     /// One plan, without applying it.
-    pub(super) fn think(&mut self) -> Plan {
+    pub(crate) fn think(&mut self) -> Plan {
         self.seed += 1;
         plan::plan(&self.state, self.now, self.seed)
     }
 
     /// One plan, applied; and planned again, which must yield nothing.
-    pub(super) fn plan(&mut self) -> Vec<Change> {
+    pub(crate) fn plan(&mut self) -> Vec<Change> {
         let plan = self.think();
         if plan.changes.is_empty() {
             return plan.changes;
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Every agent that answers does at once what it is told; true when something moved.
-    pub(super) fn obey(&mut self) -> bool {
+    pub(crate) fn obey(&mut self) -> bool {
         let nodes: Vec<NodeId> =
             self.state.nodes.values().filter(|n| n.state == NodeState::Ready).map(|n| n.id.clone()).collect();
         let mut moved = false;
@@ -115,19 +115,19 @@ impl World {
     }
 
     /// The agent of the task's node reports this of it.
-    pub(super) fn report(&mut self, task: &Task, state: TaskState, cause: Option<Cause>) -> Outcome {
+    pub(crate) fn report(&mut self, task: &Task, state: TaskState, cause: Option<Cause>) -> Outcome {
         let mut status = TaskStatus::new(state, self.now);
         status.cause = cause;
         self.report_status(task, status)
     }
 
-    pub(super) fn report_status(&mut self, task: &Task, status: TaskStatus) -> Outcome {
+    pub(crate) fn report_status(&mut self, task: &Task, status: TaskStatus) -> Outcome {
         let Some(node) = task.node.clone() else { return Outcome::Unchanged };
         self.apply(Command::Report { node, reports: vec![TaskReport { task: task.id.clone(), status }] })
     }
 }
 
-pub(super) fn stack_of(services: &[(&str, ServiceSpec)]) -> StackSpec {
+pub(crate) fn stack_of(services: &[(&str, ServiceSpec)]) -> StackSpec {
     let services = services.iter().map(|(name, spec)| (service_id(name).name, spec.clone())).collect();
     StackSpec { name: service_id("x").stack, services }
 }

@@ -115,6 +115,9 @@ impl Edit<'_> {
         }
         let mut next = Task::clone(task);
         next.desired = Desired::Stop(reason.clone());
+        if matches!(next.status.cause, Some(Cause::NoNode { .. })) {
+            next.status.cause = None;
+        }
         if next.node.is_none() {
             self.end(&mut next, TaskState::Shutdown, Cause::Stopped { reason: reason.clone() });
         }

@@ -40,6 +40,7 @@ impl Edit<'_> {
             generation: self.version,
             labels: BTreeMap::new(),
             fenced: true,
+            joined: self.at,
         });
         self.tell_node(id, || format!("node {id} has joined"));
         Ok(())
@@ -71,7 +72,10 @@ impl Edit<'_> {
         match state {
             NodeState::Ready => {
                 self.tell_node(id, || format!("node {id} is Ready"));
-                self.forget_node_down(id);
+                // It answers again: its tasks no longer wait for it.
+                self.forget_causes(id, |cause| {
+                    matches!(cause, Cause::NodeDown { .. } | Cause::Braked { .. } | Cause::WaitsForLease { .. })
+                });
                 self.note_return(id);
             }
             NodeState::Down => {
@@ -98,6 +102,9 @@ impl Edit<'_> {
             let mut next = Node::clone(node);
             next.availability = availability;
             self.put_node(next);
+            if availability != Availability::Drain {
+                self.forget_causes(id, |cause| matches!(cause, Cause::NoNode { .. }));
+            }
             self.tell_node(id, || match availability {
                 Availability::Active => format!("node {id} takes tasks again"),
                 Availability::Pause => format!("node {id} is paused: it takes no new tasks"),
@@ -116,9 +123,15 @@ impl Edit<'_> {
         let node = self.state.nodes.get(id).ok_or_else(|| Refusal::NoSuchNode(id.clone()))?;
         put.iter().try_for_each(|(name, value)| refuse_bad_label(name, value))?;
         let mut next = Node::clone(node);
-        remove.iter().for_each(|name| {
-            next.labels.remove(name);
-        });
+        for name in remove {
+            if next.labels.remove(name).is_none() {
+                return Err(Refusal::NoSuchLabel {
+                    node: id.clone(),
+                    label: name.chars().take(MAX_LABEL_NAME).collect(),
+                    own: node.description.labels.contains_key(name),
+                });
+            }
+        }
         next.labels.extend(put.iter().map(|(name, value)| (name.clone(), value.clone())));
         if next.labels.len() > MAX_NODE_LABELS {
             let text = format!("node {id} would have {} labels, {MAX_NODE_LABELS} are allowed", next.labels.len());
@@ -134,7 +147,8 @@ impl Edit<'_> {
     pub(super) fn remove_node(&mut self, id: &NodeId, force: bool) -> Result<(), Refusal> {
         let node = self.state.nodes.get(id).cloned().ok_or_else(|| Refusal::NoSuchNode(id.clone()))?;
         let tasks: Vec<Arc<Task>> = self.state.tasks_on(id).cloned().collect();
-        if node.state == NodeState::Ready && !tasks.is_empty() && !force {
+        let emptied = node.availability == Availability::Drain && tasks.is_empty();
+        if node.state == NodeState::Ready && !emptied && !force {
             return Err(Refusal::NodeBusy { node: id.clone(), tasks: tasks.len() });
         }
         let is_singleton = |task: &&Arc<Task>| self.state.task_spec(task).is_some_and(|spec| spec.singleton);
@@ -152,12 +166,9 @@ impl Edit<'_> {
         Ok(())
     }
 
-    /// The node answers again: its tasks no longer wait for it.
-    fn forget_node_down(&mut self, id: &NodeId) {
-        let waits = |task: &&Arc<Task>| {
-            let cause = task.status.cause.as_ref();
-            matches!(cause, Some(Cause::NodeDown { .. } | Cause::Braked { .. } | Cause::WaitsForLease { .. }))
-        };
+    /// What the node's tasks wait for no longer.
+    fn forget_causes(&mut self, id: &NodeId, over: impl Fn(&Cause) -> bool) {
+        let waits = |task: &&Arc<Task>| task.status.cause.as_ref().is_some_and(&over);
         let waiting: Vec<Arc<Task>> = self.state.tasks_on(id).filter(waits).cloned().collect();
         for task in waiting {
             let mut next = Task::clone(&task);

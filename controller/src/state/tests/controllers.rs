@@ -2,7 +2,7 @@
 
 use roster_proto::{
     id::{PeerId, Version},
-    node::{NodeDescription, NodeState},
+    node::NodeDescription,
     time::Timestamp,
 };
 
@@ -37,7 +37,8 @@ fn three() -> ClusterState {
     }
     let node: roster_proto::id::NodeId = "vm1".parse().expect("a node");
     apply(&mut state, Command::RegisterNode { node: node.clone(), description: NodeDescription::default() });
-    apply(&mut state, Command::SetNodeState { node, state: NodeState::Ready });
+    let generation = state.nodes[&node].generation;
+    apply(&mut state, Command::SettleNode { node, generation });
     state
 }
 

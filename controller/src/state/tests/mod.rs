@@ -18,6 +18,7 @@ use crate::plan::plan;
 
 mod cluster;
 mod controllers;
+mod nodes;
 
 fn id(name: &str) -> ServiceId {
     format!("s/{name}").parse().expect("a service id")
