@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use roster_controller::{Listeners, RunError, config::Config, run, status, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,8 @@ enum Fatal {
     Telemetry(#[from] telemetry::TelemetryError),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
+    #[error("cannot raise the limit of open files")]
+    Files(#[source] nix::errno::Errno),
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
     #[error(transparent)]
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
 
 fn start(config: Config) -> Result<(), Fatal> {
     telemetry::init(&config.log)?;
+    raise_file_limit().map_err(Fatal::Files)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
@@ -45,6 +49,12 @@ fn start(config: Config) -> Result<(), Fatal> {
         let listeners = Listeners::bind(&config).await.map_err(RunError::from)?;
         Ok(run(config, listeners, shutdown).await?)
     })
+}
+
+/// Each connection takes one, and the usual limit is a tenth of those that may come in.
+fn raise_file_limit() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 fn cancel_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {

@@ -31,6 +31,8 @@ use crate::{
 
 /// The largest message a caller or an agent may send: a stack, a batch of statuses, a piece of an archive or of a log.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Of strangers: a token, a signing request, a name.
+const MAX_ENROLMENT: usize = 32 * 1024;
 /// Streams on one connection. An agent has one for each log that is followed on its node.
 const MAX_STREAMS: u32 = 8_192;
 /// Of one stream, in bytes: what a sender may be ahead of a slow reader.
@@ -97,7 +99,7 @@ impl Services {
         let mut routes = Routes::builder();
         routes.add_service(control).add_service(dispatch).add_service(health_service).add_service(reflection);
         routes.add_service(ClusterServer::new(cluster));
-        routes.add_service(EnrollServer::new(enroll));
+        routes.add_service(EnrollServer::new(enroll).max_decoding_message_size(MAX_ENROLMENT));
         routes.add_service(LocalServer::new(local).max_decoding_message_size(MAX_MESSAGE));
         if let Some(raft) = raft {
             routes.add_service(RaftServer::new(raft).max_decoding_message_size(MAX_RAFT_MESSAGE));

@@ -17,6 +17,7 @@ use super::Reply;
 use crate::{
     cluster::Cluster,
     dispatch::Sessions,
+    doors::Caller,
     forward::Origin,
     identity::{IssueError, credentials, holder, sign},
     peers::{misfit, speaks},
@@ -42,13 +43,14 @@ pub(crate) struct EnrollApi {
 #[tonic::async_trait]
 impl Enroll for EnrollApi {
     async fn enroll(&self, request: Request<wire::EnrollRequest>) -> Reply<wire::Credentials> {
-        let address = request.remote_addr();
+        // A call that another controller passed on comes from that one.
+        let caller = request.extensions().get::<Caller>().map(ToString::to_string).unwrap_or_default();
         let request = request.into_inner();
         let name = request.name.clone();
         let admitted = self.admit(request).await;
         match &admitted {
-            Ok(_) => tracing::info!(name, "admitted by a join token"),
-            Err(status) => tracing::warn!(?name, ?address, reason = status.message(), "refused an enrolment"),
+            Ok(_) => tracing::info!(name, caller, "admitted by a join token"),
+            Err(status) => tracing::warn!(name, caller, reason = status.message(), "refused an enrolment"),
         }
         admitted.map(Response::new)
     }

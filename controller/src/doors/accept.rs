@@ -36,11 +36,11 @@ pub(crate) fn local_connections(socket: &UnixSocket) -> impl Stream<Item = io::R
     socket.connections().map(move |stream| stream.map(|stream| Door::unix(stream, caller.clone())))
 }
 
-/// On loopback, at a controller that has no identity: whoever can connect has its full power. Never ends.
+/// On loopback, at a controller that has no identity: whoever can connect has the power of an admin. Never ends.
 pub(crate) fn plain_connections(listener: &TcpListener) -> impl Stream<Item = io::Result<Door>> {
     futures::stream::unfold(listener, |listener| async move {
         let (stream, address) = accept(listener).await;
-        let caller = Caller { who: Who::Local, address: Some(address) };
+        let caller = Caller { who: Who::Loopback, address: Some(address) };
         Some((Ok(Door::plain(stream, caller)), listener))
     })
 }
@@ -104,8 +104,10 @@ async fn let_in(stream: TcpStream, address: SocketAddr, own: &OwnIdentity, place
             return None;
         }
     };
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let signer = shown.and_then(|certificate| own.identity().signer_of(certificate));
     let certificate = certificate.map(Arc::new);
-    if let Err(full) = place.settle(certificate.as_ref()) {
+    if let Err(full) = place.settle(certificate.as_ref(), signer) {
         let subject = certificate.map(|certificate| certificate.subject.to_string());
         tracing::warn!(%address, subject, reason = %full, "refused a connection");
         return None;
@@ -133,16 +135,20 @@ fn tell_refused(address: SocketAddr, error: &AcceptError) {
 /// The next connection, tuned. Never fails: what cannot be accepted is logged.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
-        match listener
-            .accept()
-            .await
-            .and_then(|(stream, address)| roster_tls::tune(&stream).map(|()| (stream, address)))
-        {
-            Ok(accepted) => return accepted,
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                // Without descriptors this would be a busy loop. Who hangs up early holds up nobody.
+                if error.kind() != io::ErrorKind::ConnectionAborted {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                continue;
             }
+        };
+        match roster_tls::tune(&stream) {
+            Ok(()) => return (stream, address),
+            Err(error) => tracing::debug!(%error, %address, "lost a connection at once"),
         }
     }
 }

@@ -33,8 +33,25 @@ struct Open {
     /// By age.
     shaking: BTreeMap<u64, CancellationToken>,
     strangers: BTreeMap<u64, CancellationToken>,
-    members: BTreeMap<u64, (Arc<Certificate>, CancellationToken)>,
+    members: BTreeMap<u64, Member>,
     of_subject: HashMap<Subject, usize>,
+}
+
+#[derive(Debug)]
+struct Member {
+    certificate: Arc<Certificate>,
+    /// The authority's SHA-256. `None` when it came by way of one that vouches for it and was not known here yet.
+    signer: Option<[u8; 32]>,
+    ended: CancellationToken,
+}
+
+impl Member {
+    fn end(&self, reason: &str) {
+        if !self.ended.is_cancelled() {
+            tracing::warn!(caller = %self.certificate.subject, reason, "ended a connection");
+            self.ended.cancel();
+        }
+    }
 }
 
 /// A connection's place among the others, free again once it is dropped.
@@ -71,12 +88,19 @@ impl Connections {
 
     /// Ends the connections of those whose certificate is refused.
     pub(crate) fn end_refused(&self, refused: impl Fn(&Certificate) -> Result<(), String>) {
-        for (certificate, ended) in self.lock().members.values() {
-            if let Err(reason) = refused(certificate)
-                && !ended.is_cancelled()
-            {
-                tracing::warn!(caller = %certificate.subject, reason, "ended a connection");
-                ended.cancel();
+        for member in self.lock().members.values() {
+            if let Err(reason) = refused(&member.certificate) {
+                member.end(&reason);
+            }
+        }
+    }
+
+    /// Ends those that none of the authorities has signed for: whoever is still of the cluster comes back with what is
+    /// in force now.
+    pub(crate) fn end_others_than(&self, authorities: &[[u8; 32]]) {
+        for member in self.lock().members.values() {
+            if member.signer.is_none_or(|signer| !authorities.contains(&signer)) {
+                member.end("the authority that signed for it is trusted no longer");
             }
         }
     }
@@ -90,7 +114,7 @@ impl Connections {
 
 impl Place {
     /// The handshake is over.
-    pub(super) fn settle(&self, certificate: Option<&Arc<Certificate>>) -> Result<(), Full> {
+    pub(super) fn settle(&self, certificate: Option<&Arc<Certificate>>, signer: Option<[u8; 32]>) -> Result<(), Full> {
         let mut open = lock(&self.open);
         let Some(certificate) = certificate else {
             open.shaking.remove(&self.number);
@@ -107,7 +131,8 @@ impl Place {
         }
         *held += 1;
         open.shaking.remove(&self.number);
-        open.members.insert(self.number, (certificate.clone(), self.ended.clone()));
+        let member = Member { certificate: certificate.clone(), signer, ended: self.ended.clone() };
+        open.members.insert(self.number, member);
         Ok(())
     }
 }
@@ -117,12 +142,12 @@ impl Drop for Place {
         let mut open = lock(&self.open);
         open.shaking.remove(&self.number);
         open.strangers.remove(&self.number);
-        if let Some((certificate, _)) = open.members.remove(&self.number)
-            && let Some(held) = open.of_subject.get_mut(&certificate.subject)
+        if let Some(member) = open.members.remove(&self.number)
+            && let Some(held) = open.of_subject.get_mut(&member.certificate.subject)
         {
             *held -= 1;
             if *held == 0 {
-                open.of_subject.remove(&certificate.subject);
+                open.of_subject.remove(&member.certificate.subject);
             }
         }
     }

@@ -132,14 +132,14 @@ fn a_certificate_that_was_taken_back_or_outlived_counts_no_more() {
 fn a_flood_of_the_unproven_pushes_out_its_own() {
     let connections = Connections::default();
     let ann = connections.begin();
-    ann.settle(Some(&certificate(Role::Admin, "ann"))).expect("there is room");
+    ann.settle(Some(&certificate(Role::Admin, "ann")), Some([1; 32])).expect("there is room");
     let shaking: Vec<_> = (0..MAX_SHAKING + 10).map(|_| connections.begin()).collect();
     assert!(shaking[..10].iter().all(|place| place.ended.is_cancelled()), "the oldest make way");
     assert!(!shaking[10..].iter().any(|place| place.ended.is_cancelled()));
     let strangers: Vec<_> = (0..MAX_STRANGERS + 5)
         .map(|_| {
             let place = connections.begin();
-            place.settle(None).expect("strangers make way for strangers");
+            place.settle(None, None).expect("strangers make way for strangers");
             place
         })
         .collect();
@@ -156,11 +156,77 @@ fn nobody_takes_all_the_room_of_the_proven() {
     let eve = certificate(Role::Viewer, "eve");
     let place = || connections.begin();
     let mut held: Vec<_> = (0..MAX_PER_SUBJECT).map(|_| place()).collect();
-    assert!(held.iter().all(|place| place.settle(Some(&eve)).is_ok()));
-    assert_eq!(place().settle(Some(&eve)), Err(Full::Subject));
-    assert_eq!(place().settle(Some(&certificate(Role::Viewer, "ann"))), Ok(()));
+    assert!(held.iter().all(|place| place.settle(Some(&eve), Some([1; 32])).is_ok()));
+    assert_eq!(place().settle(Some(&eve), Some([1; 32])), Err(Full::Subject));
+    assert_eq!(place().settle(Some(&certificate(Role::Viewer, "ann")), Some([2; 32])), Ok(()));
     held.pop();
-    assert_eq!(place().settle(Some(&eve)), Ok(()));
+    assert_eq!(place().settle(Some(&eve), Some([1; 32])), Ok(()));
     connections.end_refused(|certificate| if certificate.subject.name == "eve" { Err("gone".into()) } else { Ok(()) });
     assert!(held.iter().all(|place| place.ended.is_cancelled()));
+}
+
+#[test]
+fn an_authority_that_goes_takes_its_connections_along() {
+    let connections = Connections::default();
+    let open = |name, signer| {
+        let place = connections.begin();
+        place.settle(Some(&certificate(Role::Agent, name)), signer).expect("there is room");
+        place
+    };
+    let (old, new, unknown) = (open("vm1", Some([1; 32])), open("vm2", Some([2; 32])), open("vm3", None));
+    let stranger = connections.begin();
+    stranger.settle(None, None).expect("there is room");
+    connections.end_others_than(&[[2; 32], [1; 32]]);
+    assert!(!old.ended.is_cancelled() && unknown.ended.is_cancelled());
+    connections.end_others_than(&[[2; 32]]);
+    assert!(old.ended.is_cancelled());
+    assert!(!new.ended.is_cancelled() && !stranger.ended.is_cancelled());
+}
+
+#[test]
+fn a_loopback_caller_is_an_admin_and_not_root() {
+    let doors = doors(vec![]);
+    let caller = Caller { who: Who::Loopback, address: None };
+    assert!(ask(&doors, &caller, TOKEN, None).is_ok());
+    assert_eq!(ask(&doors, &caller, INIT, None), Err(tonic::Code::PermissionDenied));
+}
+
+#[test]
+fn a_removal_that_the_other_controller_has_not_heard_of_counts() {
+    let grant = crate::state::Grant {
+        serial: "01".to_owned(),
+        request: [0; 32],
+        authority: [0; 32],
+        issued: Timestamp(10),
+        expires: now().plus(DAY),
+    };
+    let add = Command::PutUser { name: "eve".to_owned(), role: UserRole::Viewer, grant };
+    let here = doors(vec![add.clone()]);
+    let other = member(Role::Controller, "c2");
+    assert!(ask(&here, &other, LIST, Some("viewer/eve")).is_ok());
+    assert_eq!(ask(&here, &other, APPLY, Some("admin/eve")), Err(tonic::Code::Unauthenticated), "she is a viewer");
+    let here = doors(vec![add, Command::RemoveUser { name: "eve".to_owned() }]);
+    assert_eq!(ask(&here, &other, LIST, Some("viewer/eve")), Err(tonic::Code::Unauthenticated));
+}
+
+#[test]
+fn each_caller_has_so_many_turns() {
+    let doors = doors(vec![]);
+    let turn = |caller: &Caller| {
+        let origin = doors.admit(caller, "/grpc.health.v1.Health/Check", &HeaderMap::new()).expect("everybody's");
+        doors.turn(caller, &origin).map_err(|status| status.code())
+    };
+    let at = |port| Caller { who: Who::Stranger, address: Some(([127, 0, 0, 1], port).into()) };
+    let held: Vec<_> = (0..MAX_CALLS_OF_STRANGER).map(|_| turn(&at(1)).expect("there is room")).collect();
+    assert_eq!(turn(&at(1)).expect_err("one too many"), tonic::Code::ResourceExhausted);
+    assert!(turn(&at(2)).is_ok(), "another connection");
+    drop(held);
+    assert!(turn(&at(1)).is_ok(), "room again");
+    let eve = member(Role::Viewer, "eve");
+    let held: Vec<_> = (0..MAX_CALLS_OF_PERSON).map(|_| turn(&eve).expect("there is room")).collect();
+    assert_eq!(turn(&eve).expect_err("one too many"), tonic::Code::ResourceExhausted);
+    assert!(held.iter().all(Option::is_some));
+    for unbounded in [member(Role::Agent, "vm1"), member(Role::Controller, "c1")] {
+        assert!(turn(&unbounded).expect("room").is_none(), "{unbounded}");
+    }
 }

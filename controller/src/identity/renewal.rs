@@ -10,7 +10,7 @@ use super::{IssueError, OwnIdentity, credentials, end_rotation, holder, sign};
 use crate::{
     cluster::{ChangeError, Cluster},
     doors::{Connections, refuse_certificate},
-    state::{ClusterState, Security, command::Command},
+    state::{ClusterState, Grant, Holder, Security, command::Command},
     status::chain,
 };
 
@@ -52,8 +52,14 @@ pub(crate) async fn keep_fresh(own: OwnIdentity, cluster: Cluster, connections: 
             seen = Some(state.security.clone());
             connections.end_refused(|certificate| refuse_certificate(&state, certificate, cluster.now()));
         }
-        if let Err(error) = adopt(&own, &state).await {
-            tracing::error!(error = chain(&error), "cannot keep the cluster's authorities");
+        match adopt(&own, &state).await {
+            Ok(true) => {
+                let trusted: Vec<_> =
+                    own.identity().authorities.iter().map(|authority| roster_tls::fingerprint(authority)).collect();
+                connections.end_others_than(&trusted);
+            }
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = chain(&error), "cannot keep the cluster's authorities"),
         }
         if Instant::now() >= try_at && is_due(&own, &state, cluster.now()) {
             match renew(&own, &cluster, &state).await {
@@ -83,17 +89,18 @@ async fn wait(states: &mut watch::Receiver<Arc<ClusterState>>, seen: Option<&Arc
 fn is_due(own: &OwnIdentity, state: &ClusterState, now: Timestamp) -> bool {
     let identity = own.identity();
     let recorded = identity.subject().is_ok_and(|subject| {
-        state.security.cluster.is_none() || state.security.grants.contains_key(&holder(subject.role, &subject.name))
+        let grant = state.security.grants.get(&holder(subject.role, &subject.name));
+        state.security.cluster.is_none() || grant.is_some_and(|grant| grant.expires > now)
     });
     // One that cannot be read is worth a new one.
     !recorded || identity.is_due(now).unwrap_or(true)
 }
 
-/// Trusts whom the cluster trusts, from now on and after a restart.
-async fn adopt(own: &OwnIdentity, state: &ClusterState) -> Result<(), RenewError> {
+/// Trusts whom the cluster trusts, from now on and after a restart. Whether those are others than before.
+async fn adopt(own: &OwnIdentity, state: &ClusterState) -> Result<bool, RenewError> {
     if state.security.authorities.is_empty() {
         // Not caught up yet.
-        return Ok(());
+        return Ok(false);
     }
     let wanted: wire::Credentials = credentials(state, Vec::new(), 0);
     let authorities: Vec<roster_tls::Der> = wanted.authorities.into_iter().map(Into::into).collect();
@@ -102,11 +109,12 @@ async fn adopt(own: &OwnIdentity, state: &ClusterState) -> Result<(), RenewError
     let knows_signer = present
         .signer()
         .is_some_and(|signer| authorities.iter().any(|authority| roster_tls::fingerprint(authority) == signer));
-    let same = present.authorities == authorities && present.controllers == wanted.controllers;
-    if same || !knows_signer {
-        return Ok(());
+    let others = present.authorities != authorities;
+    if !knows_signer || !others && present.controllers == wanted.controllers {
+        return Ok(false);
     }
-    swap(own, Identity { authorities, controllers: wanted.controllers, ..Identity::clone(&present) }).await
+    swap(own, Identity { authorities, controllers: wanted.controllers, ..Identity::clone(&present) }).await?;
+    Ok(others)
 }
 
 async fn swap(own: &OwnIdentity, identity: Identity) -> Result<(), RenewError> {
@@ -114,12 +122,18 @@ async fn swap(own: &OwnIdentity, identity: Identity) -> Result<(), RenewError> {
     Ok(tokio::task::spawn_blocking(move || own.swap(identity)).await??)
 }
 
-/// The leader signs for itself; any other controller asks it.
+/// The leader signs for itself; any other controller asks it. One that was off for so long that nobody listens to it any
+/// more signs for itself as well, and then asks.
 async fn renew(own: &OwnIdentity, cluster: &Cluster, state: &ClusterState) -> Result<(), RenewError> {
     let present = own.identity();
     let leadership = *cluster.leadership().borrow();
     let renewed = if leadership.is_self {
-        renew_here(&present, cluster, state).await?
+        let (renewed, holder, grant) = sign_own(&present, state)?;
+        cluster.change(Command::PutGrant { holder, grant }).await?;
+        renewed
+    } else if present.certificate()?.expires <= cluster.now() {
+        tracing::warn!("this controller's certificate has run out: it signs one for itself to be heard");
+        sign_own(&present, state)?.0
     } else {
         let leader = leadership.leader.ok_or(RenewError::NoLeader)?;
         let address = state.controllers.get(&leader).map(|controller| controller.address.clone());
@@ -130,13 +144,11 @@ async fn renew(own: &OwnIdentity, cluster: &Cluster, state: &ClusterState) -> Re
     swap(own, renewed).await
 }
 
-async fn renew_here(present: &Identity, cluster: &Cluster, state: &ClusterState) -> Result<Identity, RenewError> {
+fn sign_own(present: &Identity, state: &ClusterState) -> Result<(Identity, Holder, Grant), RenewError> {
     let subject = present.subject()?;
     let key = KeyAndRequest::generate(&subject.name)?;
     let lifetime = Duration::from_micros(state.settings.certificate_lifetime);
     let signed = sign(state, &key.request_der, subject.role, &subject.name, lifetime)?;
-    let holder = holder(subject.role, &subject.name);
-    cluster.change(Command::PutGrant { holder, grant: signed.grant }).await?;
     let credentials = credentials(state, signed.certificate, present.peer.unwrap_or_default());
-    Ok(Identity::assemble(key, credentials)?)
+    Ok((Identity::assemble(key, credentials)?, holder(subject.role, &subject.name), signed.grant))
 }

@@ -116,7 +116,13 @@ impl Security {
     /// tells one that was issued in the very second of the removal, but after it, is that it is the holder's newest.
     pub fn refuses(&self, holder: &Holder, issued: Timestamp, serial: &str) -> bool {
         let newest = self.grants.get(holder).is_some_and(|grant| grant.serial == serial);
-        !newest && self.is_revoked(holder, issued)
+        self.is_removed(holder) || !newest && self.is_revoked(holder, issued)
+    }
+
+    /// A removal takes the grant along; one that came after it is from a new admission. A removed controller has known
+    /// the authority's key and could sign for itself: that counts no more than what it was given.
+    pub fn is_removed(&self, holder: &Holder) -> bool {
+        self.revoked.contains_key(holder) && !self.grants.contains_key(holder)
     }
 
     /// Those who hold only a certificate that `signer` has not signed.

@@ -147,9 +147,10 @@ fn explain(address: String, source: io::Error) -> ConnectError {
         Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
             "its certificate is not valid yet: compare the clocks of the two machines".to_owned()
         }
-        Bad::NotValidForName | Bad::NotValidForNameContext { .. } | Bad::InvalidPurpose => {
-            "its certificate is not a controller's".to_owned()
-        }
+        Bad::NotValidForName
+        | Bad::NotValidForNameContext { .. }
+        | Bad::InvalidPurpose
+        | Bad::InvalidPurposeContext { .. } => "its certificate is not a controller's".to_owned(),
         other => other.to_string(),
     };
     ConnectError::Impostor { address, why }

@@ -122,8 +122,12 @@ impl Identity {
 
     /// SHA-256 of the authority that signed the own certificate.
     pub fn signer(&self) -> Option<[u8; 32]> {
-        let own = self.certificates.first()?;
-        self.authorities.iter().find(|authority| signed_by(own, authority)).map(|found| fingerprint(found))
+        self.signer_of(self.certificates.first()?)
+    }
+
+    /// The same of somebody else's certificate, among the authorities that are trusted here.
+    pub fn signer_of(&self, certificate: &[u8]) -> Option<[u8; 32]> {
+        self.authorities.iter().find(|authority| signed_by(certificate, authority)).map(|found| fingerprint(found))
     }
 
     /// Reads one that [`Identity::write`] wrote; `None` when there is no such file.

@@ -14,6 +14,8 @@ use crate::{
     state::{ClusterState, UserRole, command::Command},
 };
 
+/// The controllers speak of root by it.
+const ROOT: &str = "root";
 const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl ClusterApi {
@@ -24,6 +26,11 @@ impl ClusterApi {
         // The rule of node names; the words are for a person.
         NodeId::new(name.as_str())
             .map_err(|error| Status::invalid_argument(format!("user name {name:?} is not allowed: {}", error.rule)))?;
+        if name == ROOT {
+            return Err(Status::invalid_argument(format!(
+                "user name {ROOT:?} is not allowed: it stands for root on a controller's own host"
+            )));
+        }
         let (certified, role) = match role.as_str() {
             "viewer" => (Role::Viewer, UserRole::Viewer),
             "operator" => (Role::Operator, UserRole::Operator),

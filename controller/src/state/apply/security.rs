@@ -104,9 +104,7 @@ impl Edit<'_> {
 
     pub(super) fn renew_grant(&mut self, holder: &Holder, grant: &Grant) -> Result<(), Refusal> {
         self.refuse_uninitialised()?;
-        let security = &self.state.security;
-        // A removal takes the grant along; one that came after it is from a new admission.
-        if security.revoked.contains_key(holder) && !security.grants.contains_key(holder) {
+        if self.state.security.is_removed(holder) {
             return Err(Refusal::Removed(holder.clone()));
         }
         self.put_grant(holder, grant);
@@ -168,8 +166,9 @@ impl Edit<'_> {
             return Err(Refusal::Limit(text));
         }
         let security = self.edit_security();
-        security.grants.remove(&holder);
-        security.revoked.insert(holder, at);
+        // Another leader, with a clock ahead of this one's, may have issued it.
+        let newest = security.grants.remove(&holder).map(|grant| grant.issued);
+        security.revoked.insert(holder, at.max(newest.unwrap_or(at)));
         Ok(())
     }
 

@@ -1,6 +1,5 @@
 //! What is thrown at the door: noise, halves, too much, too slow. The others are served all the while.
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::RngCore;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,7 +9,7 @@ use tokio::{
 use super::*;
 
 /// Waits until the other side has hung up.
-async fn is_hung_up_on(mut stream: TcpStream) {
+pub(super) async fn is_hung_up_on(mut stream: TcpStream) {
     let mut bin = [0; 4096];
     while matches!(stream.read(&mut bin).await, Ok(1..)) {}
 }
@@ -66,43 +65,6 @@ async fn what_is_too_large_is_refused_inside_as_well() {
     let request = wire::EnrollRequest { token: "x".repeat(5 << 20), ..enrolment("vm1") };
     assert!(stranger.enroll(request).await.is_err());
     cluster.answers().await;
-    cluster.stop().await;
-}
-
-/// Ten thousand, or as many as this process may have: each takes two descriptors, as the controller is in it as well.
-fn idle_connections() -> usize {
-    const WANTED: u64 = 10_000;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits");
-    let limit = hard.max(2 * WANTED + 2_000);
-    // Root may raise what others may only use up.
-    let limit = if setrlimit(Resource::RLIMIT_NOFILE, limit, limit).is_ok() { limit } else { hard };
-    setrlimit(Resource::RLIMIT_NOFILE, limit, limit.max(hard)).expect("up to the hard limit");
-    usize::try_from(WANTED.min((limit - 1_000) / 2)).expect("small")
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_idle_connections_keep_nobody_out() {
-    let cluster = Secured::start().await;
-    let ann = cluster.person("ann", "admin").await;
-    let channel = cluster.member(&ann).await;
-    let count = idle_connections();
-    let mut idle = Vec::with_capacity(count);
-    for number in 0..count {
-        idle.push(TcpStream::connect(&cluster.address).await.expect("connected"));
-        if number % 1_000 == 0 {
-            list(cluster.member(&ann).await).await.expect("a newcomer with a certificate gets in");
-            list(channel.clone()).await.expect("and who was there stays");
-        }
-    }
-    cluster.answers().await;
-    // No more than the bound of them are kept, and those not for long.
-    let gone = async {
-        for stream in idle {
-            is_hung_up_on(stream).await;
-        }
-    };
-    within("the end of the idle ones", gone).await;
-    list(channel).await.expect("nothing happened to who was there");
     cluster.stop().await;
 }
 

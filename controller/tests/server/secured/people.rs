@@ -83,16 +83,16 @@ async fn who_forged_a_certificate_is_not_heard() {
 }
 
 /// Refused on a connection that is open, and on a new one.
-async fn is_shut_out(cluster: &Secured, identity: &Identity, open: Channel) {
+pub(super) async fn is_shut_out(cluster: &Secured, identity: &Identity, open: Channel) {
     let shut = async {
-        while list(open.clone()).await.is_ok() {
-            tokio::task::yield_now().await;
+        while admitted(open.clone()).await.is_ok() {
+            look_again().await;
         }
         loop {
             match cluster.try_member(identity).await {
                 Err(_) => return,
-                Ok(channel) if list(channel.clone()).await.is_err() => return,
-                Ok(_) => tokio::task::yield_now().await,
+                Ok(channel) if admitted(channel.clone()).await.is_err() => return,
+                Ok(_) => look_again().await,
             }
         }
     };
