@@ -1,18 +1,20 @@
 //! `rctl`: parse, run, print the error, exit with the documented code.
 
-use std::process::ExitCode;
+use std::{os::fd::BorrowedFd, process::ExitCode};
 
 use clap::Parser;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{SigHandler, Signal, raise, signal},
+};
 use rctl::{
     cli::{Cli, Color},
     commands,
 };
 
 fn main() -> ExitCode {
-    // A reader that goes away (`rctl ps | head -1`) ends rctl quietly, as it ends every other filter.
-    // SAFETY: no thread runs yet and no handler is installed, only the default disposition restored.
-    if let Err(error) = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
+    // SAFETY: the handler makes only calls that are async-signal-safe.
+    if let Err(error) = unsafe { signal(Signal::SIGPIPE, SigHandler::Handler(on_broken_pipe)) } {
         eprintln!("rctl: cannot start: {error}");
         return ExitCode::FAILURE;
     }
@@ -46,6 +48,24 @@ fn main() -> ExitCode {
         Err(error) => {
             anstream::eprintln!("{}", rctl::render::error(&error));
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// A reader that goes away (`rctl ps | head -1`) ends rctl quietly, as it ends every other filter. A controller that goes
+/// away does not: that write fails, and the call is made again.
+extern "C" fn on_broken_pipe(_signal: std::ffi::c_int) {
+    // SAFETY: rctl never closes its standard output and error.
+    let streams = [1, 2].map(|number| unsafe { BorrowedFd::borrow_raw(number) });
+    let mut streams = streams.map(|stream| PollFd::new(stream, PollFlags::empty()));
+    let looked = poll(&mut streams, PollTimeout::ZERO);
+    let is_gone = |stream: &PollFd<'_>| stream.revents().is_some_and(|found| found.contains(PollFlags::POLLERR));
+    if looked.is_ok() && streams.iter().any(is_gone) {
+        // SAFETY: only the default disposition is restored.
+        let restored = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+        if restored.is_ok() {
+            // Delivered once this handler returns, for it is blocked until then.
+            let _ = raise(Signal::SIGPIPE);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::{net::UnixListener, process::ExitStatusExt},
     process::{Command, Stdio},
 };
 
@@ -116,4 +117,24 @@ fn output_that_cannot_be_written_is_an_error_not_a_panic() {
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains("cannot print: No space left on device"), "{stderr}");
     }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_rctl_quietly_and_a_controller_that_does_is_an_error() {
+    let mut command = Command::new(bin("rctl"));
+    command.arg("--help").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("rctl starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("rctl ends");
+    let quietly = output.stderr.is_empty();
+    assert!(output.status.signal() == Some(13) && quietly, "{output:?}");
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("controller.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket of ours");
+    // Ends with the test's process.
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let endpoint = format!("unix://{}", socket.display());
+    let (code, _, stderr) = rctl(&["--endpoint", &endpoint, "--request-timeout", "1s", "ps"]);
+    assert!(code == Some(1) && stderr.contains("error: "), "{code:?} {stderr}");
 }
