@@ -182,7 +182,7 @@ pub struct Init {
 #[derive(Debug, Args)]
 pub struct AgentDir {
     /// The agent's data directory
-    #[arg(long, value_name = "DIR", default_value = AGENT_DATA)]
+    #[arg(long, value_name = "DIR", env = "ROSTER_DATA_DIR", default_value = AGENT_DATA)]
     pub agent_data_dir: PathBuf,
     /// The node's name [default: the host's name]
     #[arg(long, value_name = "NAME", env = "ROSTER_NODE")]
