@@ -14,7 +14,11 @@ mod life;
 mod recover;
 mod restore;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use roster_proto::{
     id::ControllerName,
@@ -96,7 +100,10 @@ impl Local {
     /// Where the others reach this controller.
     fn address(&self, asked: &str) -> Result<String, LocalError> {
         let configured = self.config.advertised();
-        let address = if asked.is_empty() { configured.ok_or(LocalError::NoAddress)? } else { asked.to_owned() };
+        let address = match asked {
+            "" => configured.or_else(|| own_address(self.config.listen?)).ok_or(LocalError::NoAddress)?,
+            asked => asked.to_owned(),
+        };
         if let Some(configured) = self.config.advertised().filter(|configured| *configured != address) {
             return Err(LocalError::OtherAddress { asked: address, configured });
         }
@@ -135,6 +142,18 @@ impl Local {
         let (store, task) = Store::<ClusterState>::open(config, Alone, life.store_shutdown()).await?;
         Ok(Opened { cluster: Cluster::new(store, Arc::new(Metrics::default())), life, task })
     }
+}
+
+/// The address from which this host reaches others, for a controller that listens on all it has.
+fn own_address(listen: SocketAddr) -> Option<String> {
+    if !listen.ip().is_unspecified() || listen.port() == 0 {
+        return None;
+    }
+    // Nothing is sent: that a datagram socket connects only looks the route up. The address is one of RFC 5737's.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), listen.port())).ok()?;
+    let own = socket.local_addr().ok()?.ip();
+    (!own.is_unspecified()).then(|| SocketAddr::new(own, listen.port()).to_string())
 }
 
 /// A store that is open for a moment.
