@@ -9,6 +9,8 @@ use roster_tests::{
     wait,
 };
 
+use serde_json::Value;
+
 use super::{node, pids, sleepers};
 
 /// Names of the controllers with this role.
@@ -119,5 +121,67 @@ fn a_backup_brings_a_lost_cluster_back_under_the_running_tasks() {
     until_voters(&trial, &["h1", "h2", "h3"]);
     trial.apply(&sleepers("b", 1));
     trial.until_running(9);
+    trial.down();
+}
+
+/// `rctl cluster status` of one controller.
+fn controller(trial: &Trial, name: &str) -> Value {
+    let status = trial.status().unwrap_or_default();
+    let all = status["controllers"].as_array().cloned().unwrap_or_default();
+    all.into_iter().find(|controller| controller["name"] == name).unwrap_or_default()
+}
+
+#[test]
+fn a_spare_takes_the_place_of_a_dead_controller() {
+    let mut trial = Trial::up(4, 3);
+    trial.lab.hosts[3].has_controller = true;
+    trial.start_daemon("h4", Daemon::Controller);
+    let token = trial.ok(&["token", "create", "--role", "controller", "--quiet"]);
+    wait::until("h4 to join", || {
+        let join = ["cluster", "join", token.trim(), "--controller", "--spare", "--name", "h4"];
+        let joined = trial.on("h4").rctl(&join);
+        if joined.code == 0 { Ok(()) } else { Err(joined) }
+    });
+    wait::until("h4 to stand by", || {
+        let h4 = controller(&trial, "h4");
+        if h4["role"] == "spare" { Ok(()) } else { Err(h4) }
+    });
+    until_voters(&trial, &["h1", "h2", "h3"]);
+
+    trial.ok(&["cluster", "set", "replace-controller-after=10s"]);
+    let leader = trial.leader();
+    let dead = if leader == "h2" { "h3" } else { "h2" };
+    trial.signal(dead, Daemon::Controller, Signal::SIGKILL);
+    let left: Vec<&str> = ["h1", "h2", "h3", "h4"].into_iter().filter(|name| *name != dead).collect();
+    until_voters(&trial, &left);
+    trial.apply(&sleepers("a", 2));
+    trial.start_daemon(dead, Daemon::Controller);
+    wait::until("the dead one to be back, without a vote", || {
+        let back = controller(&trial, dead);
+        if back["role"] == "spare" && back["reachable"] == true { Ok(()) } else { Err(back) }
+    });
+    trial.down();
+}
+
+#[test]
+fn a_controller_with_another_address_is_found_again() {
+    let mut trial = Trial::up(3, 3);
+    trial.signal("h3", Daemon::Controller, Signal::SIGKILL);
+    let old = trial.host("h3").address;
+    let new = std::net::Ipv4Addr::new(10, 77, 0, 103);
+    for words in [["add", &format!("{new}/24")], ["del", &format!("{old}/24")]] {
+        let mut ip = trial.done(trial.host("h3").command("ip"));
+        trial.done(roster_tests::lab::run(ip.arg("address").args(words).args(["dev", roster_tests::lab::LINK])));
+    }
+    trial.lab.hosts[2].address = new;
+    trial.start_daemon("h3", Daemon::Controller);
+    wait::until("h3 to be found at its new address", || {
+        let h3 = controller(&trial, "h3");
+        let right = h3["address"] == format!("{new}:7640") && h3["reachable"] == true && h3["role"] == "voter";
+        if right { Ok(()) } else { Err(h3) }
+    });
+    // It counts: with another one gone, two are still a majority.
+    trial.signal("h1", Daemon::Controller, Signal::SIGKILL);
+    trial.on("h3").ok(&["apply", "--detach", &trial.spec(&sleepers("a", 1)).to_string_lossy()]);
     trial.down();
 }

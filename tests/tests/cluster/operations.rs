@@ -17,7 +17,7 @@ fn a_drained_node_is_emptied_and_an_active_one_filled() {
     trial.ok(&["node", "drain", "h2"]);
     until_running_elsewhere(&trial, 6, &["h2"]);
     wait::until("h2 to be empty", || {
-        let left = trial.host("h2").running();
+        let left = trial.done(trial.host("h2").running());
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
 
