@@ -13,20 +13,39 @@ use super::{
 };
 use crate::lab::trial::Trial;
 
-const KILLS: usize = 20;
-const CUTS: usize = 5;
-/// The peers take long to come back.
-const PEER_ROUNDS: usize = 5;
+/// How often each thing is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    pub kills: usize,
+    pub cuts: usize,
+    /// Swarm takes long to come back.
+    pub peer: usize,
+    pub with_peers: bool,
+}
+
+impl Effort {
+    pub fn full(with_peers: bool) -> Self {
+        Self { kills: 20, cuts: 5, peer: 5, with_peers }
+    }
+
+    /// Fewer rounds, to see whether the benchmark works at all.
+    pub fn at_most(self, rounds: usize) -> Self {
+        let [kills, cuts, peer] = [self.kills, self.cuts, self.peer].map(|all| all.min(rounds));
+        Self { kills, cuts, peer, ..self }
+    }
+}
+
 const CONTROLLERS: u8 = 3;
 const HOSTS: u8 = 5;
 const REPLICAS: usize = 20;
 
 /// From SIGKILL of the leader to the next acknowledged change.
-pub fn failover(with_peers: bool) -> Result<Vec<Row>, String> {
-    let ours = in_lab(CONTROLLERS, Trial::up, |trial| failover::roster(trial, KILLS))?;
+pub fn failover(effort: Effort) -> Result<Vec<Row>, String> {
+    let Effort { kills, peer, with_peers, .. } = effort;
+    let ours = in_lab(CONTROLLERS, Trial::up, |trial| failover::roster(trial, kills))?;
     let mut rows = vec![
         Row::new("failover", "leader's SIGKILL to next write, median", (ours.median()?, "s"), None, Aim::AtMost(1.0)),
-        Row::new("failover", "the same, longest of 20", (ours.most(), "s"), None, Aim::AtMost(2.0)),
+        Row::new("failover", "the same, longest", (ours.most(), "s"), None, Aim::AtMost(2.0)),
     ];
     let mut beside = |name: &'static str, theirs: &Rounds| -> Result<(), String> {
         for (row, value) in [(0, theirs.median()?), (1, theirs.most())] {
@@ -36,27 +55,27 @@ pub fn failover(with_peers: bool) -> Result<Vec<Row>, String> {
         Ok(())
     };
     if with_peers && swarm::is_installed() {
-        let theirs =
-            in_lab(CONTROLLERS, Trial::hosts, |trial| failover::swarm(&mut Swarms::start(trial)?, PEER_ROUNDS))?;
+        let theirs = in_lab(CONTROLLERS, Trial::hosts, |trial| failover::swarm(&mut Swarms::start(trial)?, peer))?;
         beside("swarm", &theirs)?;
     }
     if with_peers && etcd::is_installed() {
-        let theirs = in_lab(CONTROLLERS, Trial::hosts, |trial| failover::etcd(&mut Etcd::start(trial)?, KILLS))?;
+        let theirs = in_lab(CONTROLLERS, Trial::hosts, |trial| failover::etcd(&mut Etcd::start(trial)?, kills))?;
         beside("etcd", &theirs)?;
     }
     Ok(rows)
 }
 
 /// From the moment a host is cut off to all of its tasks running elsewhere.
-pub fn cut(with_peers: bool) -> Result<Vec<Row>, String> {
-    let ours = in_lab(HOSTS, Trial::up, |trial| failover::roster_cut(trial, "770021", REPLICAS, CUTS))?;
+pub fn cut(effort: Effort) -> Result<Vec<Row>, String> {
+    let Effort { cuts, peer, with_peers, .. } = effort;
+    let ours = in_lab(HOSTS, Trial::up, |trial| failover::roster_cut(trial, "770021", REPLICAS, cuts))?;
     let mut rows = vec![
         Row::new("cut", "host cut off to its tasks elsewhere, median", (ours.median()?, "s"), None, Aim::AtMost(3.5)),
-        Row::new("cut", "the same, longest of 5", (ours.most(), "s"), None, Aim::AtMost(5.0)),
+        Row::new("cut", "the same, longest", (ours.most(), "s"), None, Aim::AtMost(5.0)),
     ];
     if with_peers && swarm::is_installed() {
         let theirs = in_lab(HOSTS, Trial::hosts, |trial| {
-            failover::swarm_cut(trial, &Swarms::start(trial)?, "770022", REPLICAS, CUTS)
+            failover::swarm_cut(trial, &Swarms::start(trial)?, "770022", REPLICAS, peer)
         })?;
         rows = vec![rows[0].beside("swarm", theirs.median()?), rows[1].beside("swarm", theirs.most())];
     }
@@ -64,12 +83,12 @@ pub fn cut(with_peers: bool) -> Result<Vec<Row>, String> {
 }
 
 /// Writes by clients that do nothing else.
-pub fn writes(with_peers: bool) -> Result<Vec<Row>, String> {
+pub fn writes(effort: Effort) -> Result<Vec<Row>, String> {
     let measure = |measure: &dyn Fn(usize) -> Result<Load, String>| -> Result<Vec<Load>, String> {
         writes::CLIENTS.iter().map(|clients| measure(*clients)).collect()
     };
     let ours = in_lab(CONTROLLERS, Trial::up, |trial| measure(&|clients| writes::roster(trial, clients)))?;
-    let theirs = if with_peers && etcd::is_installed() {
+    let theirs = if effort.with_peers && etcd::is_installed() {
         let theirs = in_lab(CONTROLLERS, Trial::hosts, |trial| {
             let etcd = Etcd::start(trial)?;
             measure(&|clients| writes::etcd(trial, &etcd, clients))

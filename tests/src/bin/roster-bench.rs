@@ -36,6 +36,9 @@ struct Arguments {
     /// Leave the peers out
     #[arg(long)]
     no_peers: bool,
+    /// At most so many rounds of what concerns clusters, to see that it works
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
 }
 
 fn main() -> ExitCode {
@@ -65,12 +68,14 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
     if !wanted(on_one_host).is_empty() {
         on_host(&wanted(on_one_host), arguments)?;
     }
+    let full = clusters::Effort::full(!arguments.no_peers);
+    let effort = arguments.rounds.map_or(full, |rounds| full.at_most(rounds.into()));
     for name in wanted(of_clusters) {
         eprintln!("bench: {name}");
         let rows = match name {
-            "failover" => clusters::failover(!arguments.no_peers)?,
-            "cut" => clusters::cut(!arguments.no_peers)?,
-            "writes" => clusters::writes(!arguments.no_peers)?,
+            "failover" => clusters::failover(effort)?,
+            "cut" => clusters::cut(effort)?,
+            "writes" => clusters::writes(effort)?,
             "agents" => clusters::agents()?,
             _ => clusters::plan()?,
         };
