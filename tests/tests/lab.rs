@@ -40,6 +40,8 @@ fn cuts_bite_and_heal() {
     };
     assert_eq!(seen(&trial), [true; 4]);
 
+    let own = Cut::Between("h1".to_owned(), "h1".to_owned());
+    assert!(trial.lab.cut(&own).is_err_and(|error| error.to_string().contains("from itself")));
     trial.cut_between("h2", "h1");
     assert_eq!(seen(&trial), [false, false, true, true]);
     trial.cut("h3");

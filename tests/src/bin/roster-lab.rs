@@ -22,6 +22,7 @@ Examples:
   deploy/lab cut h1                 h1 reaches nobody; cut h1 h2: only these two do not reach each other
   deploy/lab heal                   every cut and slowness ends
   deploy/lab shell h2               a shell on a host; with words behind it, only that command
+  deploy/lab up --vm 3              small virtual machines instead of namespaces
   deploy/lab down                   nothing is left
   ROSTER_LAB=two deploy/lab up 3    a second lab beside the first";
 
@@ -43,9 +44,12 @@ enum Verb {
     Up {
         #[arg(default_value_t = DEFAULT_HOSTS)]
         hosts: u8,
-        /// How many of them have a controller
+        /// How many of them have a controller [default: 3 of 3 or more, else 1]
         #[arg(long)]
         controllers: Option<u8>,
+        /// Make the hosts small virtual machines with a kernel and a disk of their own (qemu, on kvm or emulated)
+        #[arg(long)]
+        vm: bool,
     },
     /// End everything and leave nothing behind
     Down,
@@ -123,9 +127,10 @@ fn main() -> ExitCode {
 fn begin(arguments: Arguments) -> Result<()> {
     let folder = bin("rctl").parent().map(PathBuf::from).unwrap_or_default();
     let place = Place::named(&arguments.name, folder)?;
-    if let Verb::Up { hosts, controllers } = arguments.verb {
+    if let Verb::Up { hosts, controllers, vm } = arguments.verb {
         let most = if hosts < DEFAULT_CONTROLLERS { 1 } else { DEFAULT_CONTROLLERS };
-        let lab = Lab::create(place, Size::new(hosts, controllers.unwrap_or(most))?)?;
+        let size = Size::new(hosts, controllers.unwrap_or(most))?;
+        let lab = Lab::create(place, if vm { size.of_machines() } else { size })?;
         return up(&lab);
     }
     let lab = Lab::open(place)?;
@@ -154,13 +159,11 @@ fn begin(arguments: Arguments) -> Result<()> {
         Verb::Heal => lab.heal(),
         Verb::Slow { host, delay, rate, loss } => slow(&lab, lab.host(&host)?, delay, rate, loss),
         Verb::Shell { host, command } => shell(&lab, &host, &command),
-        Verb::Rctl { arguments } => {
-            let mut command = Command::new(lab.place.bin.join("rctl"));
-            Err(replace_by(command.args(arguments).env("ROSTER_ENDPOINT", lab.endpoints())))
-        }
+        Verb::Rctl { arguments } => Err(replace_by(lab.rctl_command()?.args(arguments))),
         Verb::Env => {
-            println!("export ROSTER_ENDPOINT='{}'", lab.endpoints());
-            println!("export PATH='{}':\"$PATH\"", lab.place.bin.display());
+            // A function, for the machines of a lab are not on this machine's network.
+            let program = lab.place.bin.join("roster-lab");
+            println!("rctl() {{ '{}' --name '{}' rctl \"$@\"; }}", program.display(), lab.place.name);
             Ok(())
         }
     }
@@ -210,7 +213,7 @@ fn status(lab: &Lab) -> Result<()> {
             if host.is_on()? { "on" } else { "off" },
             controller,
             daemon(Daemon::Agent)?,
-            host.contained().len(),
+            host.contained()?.len(),
             network(lab, host, &cuts)?
         );
     }
@@ -250,7 +253,7 @@ fn shell(lab: &Lab, name: &str, words: &[String]) -> Result<()> {
     let (program, arguments) = words.split_first().expect("there is always a shell");
     let mut command = if name == "-" {
         let mut command = lab.operator()?.command(program);
-        command.env("ROSTER_ENDPOINT", lab.endpoints());
+        command.envs(lab.environment());
         command
     } else {
         let host = lab.host(name)?;

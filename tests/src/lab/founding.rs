@@ -1,12 +1,17 @@
 //! How a lab's hosts become a cluster: as a user does it, with `rctl` on each host.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 use super::{Daemon, Error, Host, Lab, Result, run};
 
-/// Daemons start, elect and enrol in far less; a busy machine takes its time.
+/// Daemons start, elect and enrol in far less; a busy machine takes its time, and an emulated one five times as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -19,6 +24,13 @@ impl Lab {
 
     /// Every host on, and the controllers in one cluster.
     pub fn found(&self, mut say: impl FnMut(&str)) -> Result<()> {
+        if self.size.machines {
+            self.place.images().ensure(&self.place.bin, &mut say)?;
+        }
+        // All at once, for a machine takes its time.
+        for host in &self.hosts {
+            self.power(host)?;
+        }
         for host in &self.hosts {
             self.switch_on(host)?;
         }
@@ -32,11 +44,18 @@ impl Lab {
                 self.rctl(first, &["cluster", "init", "--name", &first.name])
             })?;
         }
+        if self.size.machines && !self.credentials().exists() {
+            self.make_administrator(first)?;
+        }
         for host in self.controllers().skip(1) {
             if !self.is_member(host)? {
                 say(&format!("{}: rctl cluster join TOKEN --controller", host.name));
                 let token = self.token(first, "controller")?;
                 self.until(&format!("{} to join", host.name), || {
+                    // A join whose answer was lost is one all the same.
+                    if self.is_member(host)? {
+                        return Ok(String::new());
+                    }
                     self.rctl(host, &["cluster", "join", &token, "--controller", "--name", &host.name])
                 })?;
             }
@@ -44,13 +63,29 @@ impl Lab {
         Ok(())
     }
 
+    /// As a person gets in who has no shell on any host.
+    fn make_administrator(&self, first: &Host) -> Result<()> {
+        let inside = "/run/admin.json";
+        self.until("the lab's administrator to be known", || {
+            self.rctl(first, &["user", "add", "lab", "--role", "admin", "--out", inside])
+        })?;
+        let text = run(first.command("cat")?.arg(inside))?;
+        run(first.command("rm")?.arg(inside))?;
+        let path = self.credentials();
+        let file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
+        let mut file = file.map_err(Error::io("make", &path))?;
+        file.write_all(text.as_bytes()).map_err(Error::io("write", &path))
+    }
+
     fn join_agents(&self, mut say: impl FnMut(&str)) -> Result<()> {
         let first = self.first()?;
         for host in &self.hosts {
-            if !host.agent_data().join("identity").exists() {
+            if !host.has(&host.agent_data().join("identity"))? {
                 say(&format!("{}: rctl cluster join TOKEN --agent", host.name));
                 let token = self.token(first, "agent")?;
-                self.rctl(host, &["cluster", "join", &token, "--agent"])?;
+                self.until(&format!("the agent of {} to join", host.name), || {
+                    self.rctl(host, &["cluster", "join", &token, "--agent"])
+                })?;
             }
             self.start_daemon(host, Daemon::Agent)?;
         }
@@ -64,15 +99,17 @@ impl Lab {
 
     /// `rctl` on a host, which must succeed.
     pub fn rctl(&self, host: &Host, arguments: &[&str]) -> Result<String> {
-        run(host.command(self.place.bin.join("rctl"))?.args(arguments).env("NO_COLOR", "1"))
+        run(host.command(host.bin.join("rctl"))?.args(arguments).env("NO_COLOR", "1"))
     }
 
     fn token(&self, host: &Host, role: &str) -> Result<String> {
-        Ok(self.rctl(host, &["token", "create", "--role", role, "--quiet"])?.trim().to_owned())
+        let create = ["token", "create", "--role", role, "--quiet"];
+        let token = self.until("a token", || self.rctl(host, &create))?;
+        Ok(token.trim().to_owned())
     }
 
     fn is_member(&self, host: &Host) -> Result<bool> {
-        Ok(host.data.join("controller/identity").exists())
+        host.has(&host.data.join("controller/identity"))
     }
 
     fn all_ready(&self, host: &Host) -> Result<()> {
@@ -82,15 +119,21 @@ impl Lab {
         if ready >= self.hosts.len() { Ok(()) } else { Err(Error::Late(format!("all nodes to be Ready:\n{text}"))) }
     }
 
-    /// Tries until it works; the last failure is told.
+    /// Tries until it works. The first failure is told, for the last may be only what it led to.
     fn until<T>(&self, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        let deadline = Instant::now() + PATIENCE;
+        let patience = if self.size.machines { PATIENCE * 5 } else { PATIENCE };
+        let deadline = Instant::now() + patience;
+        let mut first = None;
         loop {
             match attempt() {
                 Ok(done) => return Ok(done),
-                Err(error) if Instant::now() > deadline => return Err(Error::Late(format!("{what}: {error}"))),
-                Err(_) => std::thread::sleep(LOOK_EVERY),
+                Err(last) if Instant::now() > deadline => {
+                    let first = first.map(|first| format!("{first}, then ")).unwrap_or_default();
+                    return Err(Error::Late(format!("{what}: {first}{last}")));
+                }
+                Err(error) => drop(first.get_or_insert_with(|| error.to_string())),
             }
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 }

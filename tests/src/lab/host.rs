@@ -1,7 +1,8 @@
 //! One host of a lab: its folders, its environment, its processes.
 //!
-//! A host that is on has a pinned network namespace; one that is off has none, no run folder and no process. What runs
-//! on it is asked of the kernel: whatever is in its network namespace, or in a cgroup below its parent.
+//! A host is a network namespace of this machine, or a [virtual machine](super::machine). One that is on has a pinned
+//! namespace, or a process of qemu; one that is off has none, no run folder and no process. What runs on it is asked of
+//! the kernel: whatever is in its network namespace, or in a cgroup below its parent.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,7 @@ use std::{
     io,
     net::Ipv4Addr,
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -22,7 +23,12 @@ use nix::{
     unistd::{Pid, sethostname, setsid},
 };
 
-use super::{Error, Result};
+use super::{
+    Error, Result,
+    machine::Machine,
+    processes::{self, PRINT, Process, Seen},
+    run,
+};
 use crate::netns::Netns;
 
 /// What processes that were sent SIGKILL may take, and daemons that were asked to stop.
@@ -48,13 +54,8 @@ pub struct Host {
     pub run: PathBuf,
     pub cgroup_parent: String,
     pub bin: PathBuf,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
-    pub pid: u32,
-    /// The first 15 bytes of its program's name.
-    pub comm: String,
+    /// All of these paths are then inside.
+    pub machine: Option<Machine>,
 }
 
 impl Daemon {
@@ -75,12 +76,19 @@ impl Host {
         self.run.join("netns")
     }
 
+    /// Of a host that is on and a namespace.
     pub fn netns(&self) -> Result<Option<Netns>> {
+        if self.machine.is_some() {
+            return Ok(None);
+        }
         Netns::open(&self.netns_file()).map_err(Error::io("open", &self.netns_file()))
     }
 
     pub fn is_on(&self) -> Result<bool> {
-        Ok(self.netns()?.is_some())
+        match &self.machine {
+            Some(machine) => Ok(machine.pid().is_some()),
+            None => Ok(self.netns()?.is_some()),
+        }
     }
 
     pub fn here(&self) -> Result<Netns> {
@@ -104,11 +112,30 @@ impl Host {
     }
 
     pub fn log(&self, daemon: Daemon) -> String {
-        fs::read_to_string(self.log_file(daemon)).unwrap_or_default()
+        let path = self.log_file(daemon);
+        let log = match &self.machine {
+            Some(_) => self.command("cat").and_then(|mut cat| run(cat.arg(&path))),
+            None => fs::read_to_string(&path).map_err(Error::io("read", &path)),
+        };
+        log.unwrap_or_else(|error| error.to_string())
+    }
+
+    /// Whether one of its files is there.
+    pub fn has(&self, path: &std::path::Path) -> Result<bool> {
+        if self.machine.is_none() {
+            return Ok(path.exists());
+        }
+        let there = r#"if [ -e "$0" ]; then echo yes; fi"#;
+        Ok(!run(self.command("sh")?.args(["-c", there]).arg(path))?.is_empty())
     }
 
     pub fn peer_address(&self) -> String {
         format!("{}:{PORT}", self.address)
+    }
+
+    /// A machine is also spoken to where no fault of the lab's network reaches.
+    fn listen_address(&self) -> String {
+        if self.machine.is_some() { format!("0.0.0.0:{PORT}") } else { self.peer_address() }
     }
 
     /// What makes the programs of Roster this host's, as /etc/roster does on a real one.
@@ -124,7 +151,7 @@ impl Host {
             pairs.extend([
                 ("ROSTER_CONTROLLER_DATA_DIR", self.data.join("controller").into()),
                 ("ROSTER_CONTROLLER_SOCKET", self.socket().into()),
-                ("ROSTER_CONTROLLER_LISTEN", self.peer_address().into()),
+                ("ROSTER_CONTROLLER_LISTEN", self.listen_address().into()),
                 ("ROSTER_CONTROLLER_ADVERTISE", self.peer_address().into()),
                 ("ROSTER_ENDPOINT", format!("unix://{}", self.socket().display()).into()),
             ]);
@@ -134,6 +161,9 @@ impl Host {
 
     /// A command that will run on this host, under its name.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        if let Some(machine) = &self.machine {
+            return machine.command(&self.environment(), program.as_ref());
+        }
         let mut command = self.here()?.command(program);
         command.envs(self.environment());
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -154,7 +184,13 @@ impl Host {
     }
 
     /// Starts a daemon that outlives this process.
-    pub fn start(&self, daemon: Daemon, arguments: &[&str]) -> Result<u32> {
+    pub fn start(&self, daemon: Daemon, arguments: &[&str]) -> Result<()> {
+        if self.machine.is_some() {
+            let start = r#"log=$1; shift; mkdir -p "${log%/*}"; setsid "$@" >> "$log" 2>&1 < /dev/null &"#;
+            let mut command = self.command("sh")?;
+            command.args(["-c", start, "start"]).arg(self.log_file(daemon)).arg(self.bin.join(daemon.program()));
+            return run(command.args(arguments)).map(drop);
+        }
         let path = self.log_file(daemon);
         let opened = File::options().create(true).append(true).open(&path);
         let log = opened.map_err(Error::io("open", &path))?;
@@ -168,55 +204,65 @@ impl Host {
         }
         let started = command.spawn();
         let mut child = started.map_err(|source| Error::Start { command: program.display().to_string(), source })?;
-        let pid = child.id();
         // So that one that ends while this process lives is not taken for one that still runs.
         std::thread::spawn(move || child.wait());
-        Ok(pid)
+        Ok(())
     }
 
     pub fn pid(&self, daemon: Daemon) -> Result<Option<u32>> {
-        let Some(netns) = self.netns()? else { return Ok(None) };
-        let found = all_processes().into_iter().find(|process| daemon.is(process) && netns.holds(process.pid));
+        let found = self.processes()?.into_iter().find(|process| daemon.is(process));
         Ok(found.map(|process| process.pid))
     }
 
     /// Sends a daemon a signal, and waits for its end where that is what the signal asks for.
     pub fn signal(&self, daemon: Daemon, signal: Signal) -> Result<()> {
         let Some(pid) = self.pid(daemon)? else { return Ok(()) };
-        send(pid, signal)?;
+        self.send(pid, signal)?;
         if matches!(signal, Signal::SIGKILL | Signal::SIGTERM) {
             let what = || format!("{} (process {pid}) on {} to end on {signal}", daemon.program(), self.name);
-            wait_until(what, || !is_alive(pid))?;
+            wait_until(what, || Ok(self.pid(daemon)? != Some(pid)))?;
         }
         Ok(())
     }
 
-    /// Daemons, shims, containers, shells.
+    /// One that has gone already is fine.
+    fn send(&self, pid: u32, signal: Signal) -> Result<()> {
+        if self.machine.is_none() {
+            return send(pid, signal);
+        }
+        let send = r#"kill "-$0" "$1" 2> /dev/null || [ ! -e "/proc/$1" ]"#;
+        run(self.command("sh")?.args(["-c", send, &(signal as i32).to_string(), &pid.to_string()])).map(drop)
+    }
+
+    /// Daemons, shims, containers, shells; on a machine everything.
     pub fn processes(&self) -> Result<Vec<Process>> {
         let netns = self.netns()?;
-        let here = |pid: u32| netns.as_ref().is_some_and(|netns| netns.holds(pid)) || self.in_cgroup(pid);
-        Ok(all_processes().into_iter().filter(|process| here(process.pid)).collect())
+        let here = |seen: &Seen| {
+            self.machine.is_some()
+                || netns.as_ref().is_some_and(|netns| netns.holds(seen.process.pid))
+                || seen.task(&self.cgroup_parent).is_some()
+        };
+        Ok(self.seen()?.into_iter().filter(here).map(|seen| seen.process).collect())
     }
 
     /// Processes of containers.
-    pub fn contained(&self) -> Vec<Process> {
-        all_processes().into_iter().filter(|process| self.in_cgroup(process.pid)).collect()
-    }
-
-    fn in_cgroup(&self, pid: u32) -> bool {
-        self.task_of(pid).is_some()
-    }
-
-    /// The task in whose cgroup the process is.
-    fn task_of(&self, pid: u32) -> Option<String> {
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let (_, below) = groups.split_once(&format!("/{}/", self.cgroup_parent))?;
-        below.split(['/', '\n']).next().map(str::to_owned)
+    pub fn contained(&self) -> Result<Vec<Process>> {
+        let contained = |seen: &Seen| seen.task(&self.cgroup_parent).is_some();
+        Ok(self.seen()?.into_iter().filter(contained).map(|seen| seen.process).collect())
     }
 
     /// The tasks of which a process runs.
-    pub fn running(&self) -> BTreeSet<String> {
-        all_processes().into_iter().filter_map(|process| self.task_of(process.pid)).collect()
+    pub fn running(&self) -> Result<BTreeSet<String>> {
+        Ok(self.seen()?.iter().filter_map(|seen| seen.task(&self.cgroup_parent)).collect())
+    }
+
+    /// More than this host's own, where hosts are namespaces.
+    fn seen(&self) -> Result<Vec<Seen>> {
+        match &self.machine {
+            None => Ok(processes::of_this_machine()),
+            Some(machine) if machine.pid().is_none() => Ok(Vec::new()),
+            Some(_) => Ok(processes::printed(&run(self.command("sh")?.args(["-c", PRINT]))?)),
+        }
     }
 
     /// As when the power goes: daemons first, so that none of them sees a container end and writes it down.
@@ -246,11 +292,11 @@ impl Host {
 
     /// What a shutdown does to what still runs: asks it, waits a little, and says no more.
     pub fn ask_containers_to_stop(&self, patience: Duration) -> Result<()> {
-        for process in self.contained() {
-            send(process.pid, Signal::SIGTERM)?;
+        for process in self.contained()? {
+            self.send(process.pid, Signal::SIGTERM)?;
         }
         let deadline = Instant::now() + patience;
-        while Instant::now() < deadline && !self.contained().is_empty() {
+        while Instant::now() < deadline && !self.contained()?.is_empty() {
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(())
@@ -265,32 +311,13 @@ fn send(pid: u32, signal: Signal) -> Result<()> {
     }
 }
 
-pub(super) fn wait_until(what: impl Fn() -> String, mut done: impl FnMut() -> bool) -> Result<()> {
+pub(super) fn wait_until(what: impl Fn() -> String, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + ENDING;
-    while !done() {
+    while !done()? {
         if Instant::now() > deadline {
             return Err(Error::Late(what()));
         }
         std::thread::sleep(LOOK_EVERY);
     }
     Ok(())
-}
-
-/// A zombie is not: it has ended and only its parent has not asked yet.
-pub fn is_alive(pid: u32) -> bool {
-    state_and_comm(Path::new(&format!("/proc/{pid}"))).is_some()
-}
-
-fn state_and_comm(folder: &Path) -> Option<String> {
-    let stat = fs::read_to_string(folder.join("stat")).ok()?;
-    let (head, rest) = stat.rsplit_once(") ")?;
-    let comm = head.split_once(" (")?.1.to_owned();
-    (!rest.starts_with(['Z', 'X'])).then_some(comm)
-}
-
-fn all_processes() -> Vec<Process> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
-    // One that ended meanwhile is nobody's.
-    pids.filter_map(|(pid, folder)| Some(Process { pid, comm: state_and_comm(&folder)? })).collect()
 }

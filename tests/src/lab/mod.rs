@@ -1,14 +1,18 @@
 //! A whole cluster on one machine: every host is a network namespace with an address, folders and a cgroup parent of
-//! its own, on one bridge. `deploy/lab` is this for people; [`trial`] is this for tests and benchmarks.
+//! its own, on one bridge, or a small [virtual machine](machine). `deploy/lab` is this for people; [`trial`] is this for
+//! tests and benchmarks.
 //!
 //! Nothing is remembered that can be asked: `lab.json` says only which hosts there are; whether one is on, what runs on
 //! it and who is cut off is asked of the kernel. A host is started as a user starts one: by the daemons' environment
 //! variables and `rctl cluster init` and `join`.
 //!
-//! What a lab's power cut does not do: lose what was written and not synced, for the machine's page cache lives on.
+//! What a power cut of a namespace does not do: lose what was written and not synced, for this machine's page cache lives
+//! on. That of a virtual machine does.
 
 mod founding;
 mod host;
+mod machine;
+mod processes;
 mod switch;
 pub mod trial;
 
@@ -26,10 +30,14 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::switch::Switch;
 pub use self::{
-    host::{Daemon, Host, PORT, Process, is_alive},
+    host::{Daemon, Host, PORT},
+    processes::{Process, is_alive},
     switch::{Cut, LINK, OPERATOR, Slowness},
+};
+use self::{
+    machine::{Images, Machine},
+    switch::Switch,
 };
 use crate::{
     leftovers,
@@ -65,8 +73,14 @@ pub enum Error {
     Size,
     #[error("lab {name:?} has {hosts} hosts, {controllers} of them with a controller: it can grow, but not shrink")]
     Smaller { name: String, hosts: u8, controllers: u8 },
+    #[error("no machines can be made here: {0}")]
+    NoMachines(String),
+    #[error("lab {name:?} has hosts of the other kind: deploy/lab down removes it")]
+    OtherKind { name: String },
     #[error("the name of a lab is 1 to 16 small letters, digits and '-', beginning with a letter; {0:?} is not")]
     Name(String),
+    #[error("{0} cannot be cut off from itself: name another host, or none for all of them")]
+    FromItself(String),
     #[error("waited too long for {0}")]
     Late(String),
     #[error("this kernel has no netem (sch_netem), so packets cannot be delayed: give a --rate or a --loss")]
@@ -93,10 +107,15 @@ impl Error {
     }
 }
 
-/// The command line, without the environment that Debug shows too.
+/// The command line, without the environment that Debug shows too, and that a machine is told by words.
 fn describe(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy());
+    let is_variable = |word: &str| {
+        let name = word.split_once('=').map_or("", |(name, _)| name);
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+    };
+    let told = words.filter(|word| *word != machine::BY_SSH && !is_variable(word));
+    told.collect::<Vec<_>>().join(" ")
 }
 
 /// Runs a command to its end and returns what it printed.
@@ -124,6 +143,9 @@ pub struct Place {
 pub struct Size {
     pub hosts: u8,
     pub controllers: u8,
+    /// The hosts are virtual machines.
+    #[serde(default)]
+    pub machines: bool,
 }
 
 #[derive(Debug)]
@@ -136,7 +158,13 @@ pub struct Lab {
 impl Size {
     pub fn new(hosts: u8, controllers: u8) -> Result<Self> {
         let right = (1..=MOST_HOSTS).contains(&hosts) && controllers <= hosts && controllers <= 7;
-        if right && controllers % 2 == 1 { Ok(Self { hosts, controllers }) } else { Err(Error::Size) }
+        let size = Self { hosts, controllers, machines: false };
+        if right && controllers % 2 == 1 { Ok(size) } else { Err(Error::Size) }
+    }
+
+    #[must_use]
+    pub fn of_machines(self) -> Self {
+        Self { machines: true, ..self }
     }
 }
 
@@ -158,13 +186,20 @@ impl Place {
     fn switch_file(&self) -> PathBuf {
         self.run.join("switch")
     }
+
+    fn images(&self) -> Images {
+        Images(self.data.join("machine"))
+    }
 }
 
 impl Lab {
     /// The hosts, switched off; those of a lab that is there already stay as they are.
     pub fn create(place: Place, size: Size) -> Result<Self> {
         match Self::open(place.clone()) {
-            Ok(Self { size: Size { hosts, controllers }, .. })
+            Ok(Self { size: Size { machines, .. }, .. }) if machines != size.machines => {
+                return Err(Error::OtherKind { name: place.name });
+            }
+            Ok(Self { size: Size { hosts, controllers, .. }, .. })
                 if hosts > size.hosts || controllers > size.controllers =>
             {
                 return Err(Error::Smaller { name: place.name, hosts, controllers });
@@ -191,7 +226,7 @@ impl Lab {
     }
 
     fn of(place: Place, size: Size) -> Self {
-        let host = |number: u8| Host {
+        let namespace = |number: u8| Host {
             name: format!("h{number}"),
             address: Ipv4Addr::new(10, 77, 0, number),
             has_controller: number <= size.controllers,
@@ -199,7 +234,24 @@ impl Lab {
             run: place.run.join(format!("h{number}")),
             cgroup_parent: format!("roster-{}-h{number}", place.name),
             bin: place.bin.clone(),
+            machine: None,
         };
+        let machine = |host: Host, number: u8| Host {
+            data: machine::DATA.into(),
+            run: machine::RUN.into(),
+            cgroup_parent: "roster".to_owned(),
+            bin: machine::BIN.into(),
+            machine: Some(Machine {
+                name: host.name.clone(),
+                number,
+                folder: host.data,
+                run: host.run,
+                images: place.images(),
+                switch_file: place.switch_file(),
+            }),
+            ..host
+        };
+        let host = |number| if size.machines { machine(namespace(number), number) } else { namespace(number) };
         let hosts = (1..=size.hosts).map(host).collect();
         Self { place, size, hosts }
     }
@@ -214,10 +266,35 @@ impl Lab {
         self.hosts.iter().filter(|host| host.has_controller)
     }
 
-    /// For `rctl` on the machine itself: by the sockets, which no fault of the lab's network reaches.
+    /// Where no fault of the lab's network reaches: sockets, or the machines' way in.
     pub fn endpoints(&self) -> String {
-        let sockets = self.controllers().map(|host| format!("unix://{}", host.socket().display()));
-        sockets.collect::<Vec<_>>().join(",")
+        let endpoint = |host: &Host| match &host.machine {
+            Some(machine) => format!("{}:{PORT}", machine.back_address()),
+            None => format!("unix://{}", host.socket().display()),
+        };
+        self.controllers().map(endpoint).collect::<Vec<_>>().join(",")
+    }
+
+    /// `rctl` as the lab's administrator, against whichever controller answers.
+    pub fn rctl_command(&self) -> Result<Command> {
+        let program = self.place.bin.join("rctl");
+        let mut command = if self.size.machines { self.operator()?.command(program) } else { Command::new(program) };
+        command.envs(self.environment());
+        Ok(command)
+    }
+
+    /// What makes an rctl on the lab's network its administrator's.
+    pub fn environment(&self) -> Vec<(&'static str, std::ffi::OsString)> {
+        let mut pairs = vec![("ROSTER_ENDPOINT", self.endpoints().into())];
+        if self.size.machines {
+            pairs.push(("ROSTER_CREDENTIALS", self.credentials().into()));
+        }
+        pairs
+    }
+
+    /// An administrator's, for machines have no socket that others could open.
+    fn credentials(&self) -> PathBuf {
+        self.place.data.join("admin.json")
     }
 
     /// The network namespace of whoever runs the lab.
@@ -231,13 +308,23 @@ impl Lab {
 
     /// Power and cable, no daemon yet.
     pub fn switch_on(&self, host: &Host) -> Result<()> {
+        self.power(host)?;
+        host.machine.as_ref().map_or(Ok(()), Machine::until_it_answers)
+    }
+
+    /// The same, without waiting for a machine.
+    fn power(&self, host: &Host) -> Result<()> {
         if host.is_on()? {
             return Ok(());
         }
-        for folder in [&self.place.run, &host.run, &host.data] {
+        fs::create_dir_all(&self.place.run).map_err(Error::io("make", &self.place.run))?;
+        let switch = Switch::ensure(&self.place.switch_file())?;
+        if let Some(machine) = &host.machine {
+            return machine.boot(&switch, host.address);
+        }
+        for folder in [&host.run, &host.data] {
             fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
         }
-        let switch = Switch::ensure(&self.place.switch_file())?;
         let file = host.netns_file();
         let netns = Netns::pin(&file).map_err(Error::io("make the network namespace", &file))?;
         switch.plug(&host.name, host.address, &netns, &file)
@@ -265,7 +352,11 @@ impl Lab {
 
     /// As when the plug is pulled: nothing gets out any more, every process ends at once, and what is in memory is gone.
     pub fn kill(&self, host: &Host) -> Result<()> {
-        if let Some(switch) = Switch::open(&self.place.switch_file())? {
+        let switch = Switch::open(&self.place.switch_file())?;
+        if let Some(machine) = &host.machine {
+            return machine.kill(switch.as_ref());
+        }
+        if let Some(switch) = switch {
             switch.unplug(&host.name)?;
         }
         host.kill_all()?;
@@ -283,10 +374,18 @@ impl Lab {
             host.signal(daemon, Signal::SIGTERM)?;
         }
         host.ask_containers_to_stop(SHUTDOWN_GRACE)?;
+        if let Some(machine) = &host.machine {
+            machine.power_off()?;
+        }
         self.kill(host)
     }
 
     pub fn cut(&self, cut: &Cut) -> Result<()> {
+        if let Cut::Between(a, b) = cut
+            && a == b
+        {
+            return Err(Error::FromItself(a.clone()));
+        }
         self.switch()?.cut(cut)
     }
 
@@ -298,15 +397,18 @@ impl Lab {
         let switch = self.switch()?;
         switch.heal()?;
         for host in &self.hosts {
-            if let Some(netns) = host.netns()? {
-                switch.hasten(&host.name, &netns)?;
+            if host.is_on()? {
+                switch.hasten(host)?;
             }
         }
         Ok(())
     }
 
     pub fn slow(&self, host: &Host, slowness: &Slowness) -> Result<Vec<String>> {
-        self.switch()?.slow(&host.name, &host.here()?, slowness)
+        if !host.is_on()? {
+            return Err(Error::Off(host.name.clone()));
+        }
+        self.switch()?.slow(host, slowness)
     }
 
     pub fn is_slow(&self, host: &Host) -> Result<bool> {
@@ -347,7 +449,7 @@ fn remove_cgroups(parent: &str) -> Result<()> {
         host::wait_until(what, || {
             last = remove_cgroup(&folder).err();
             // The kernel may still be taking the last processes out.
-            last.as_ref().is_none_or(|error| error.kind() != io::ErrorKind::ResourceBusy)
+            Ok(last.as_ref().is_none_or(|error| error.kind() != io::ErrorKind::ResourceBusy))
         })?;
         if let Some(error) = last {
             return Err(Error::io("remove", &folder)(error));

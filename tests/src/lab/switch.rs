@@ -13,15 +13,20 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Error, Result, describe, run};
+use super::{Error, Host, Result, describe, run};
 use crate::netns::{Netns, unpin};
 
 /// Whoever runs the lab is on the network too, at its last address.
 pub const OPERATOR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
 const BRIDGE: &str = "lab0";
+/// By this one the lab speaks to hosts that are machines; no fault reaches it.
+const BACK: &str = "back0";
+const BACK_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 254);
 const TABLE: &str = "roster_lab";
 /// Of every host, on its own side.
 pub const LINK: &str = "eth0";
+
+type Tc<'a> = dyn Fn() -> Result<Command> + 'a;
 
 const RULES: &str = "
 table bridge roster_lab {
@@ -102,6 +107,21 @@ impl Switch {
         run(netns.command("ip").args(["route", "add", "default", "via", &OPERATOR.to_string()])).map(drop)
     }
 
+    /// Two links for qemu to take: one is the network, the other the lab's own way in.
+    pub(super) fn plug_machine(&self, name: &str, back: &str) -> Result<()> {
+        if !self.has_port(BACK)? {
+            self.ip(&["link", "add", BACK, "type", "bridge", "forward_delay", "0"])?;
+            self.ip(&["address", "add", &format!("{BACK_ADDRESS}/24"), "dev", BACK])?;
+            self.ip(&["link", "set", BACK, "up"])?;
+        }
+        for (link, bridge) in [(name, BRIDGE), (back, BACK)] {
+            self.unplug(link)?;
+            self.ip(&["tuntap", "add", "dev", link, "mode", "tap"])?;
+            self.ip(&["link", "set", link, "master", bridge, "up"])?;
+        }
+        Ok(())
+    }
+
     /// The cable goes, with both of its ends.
     pub(super) fn unplug(&self, host: &str) -> Result<()> {
         if self.has_port(host)? { self.ip(&["link", "delete", host]) } else { Ok(()) }
@@ -146,21 +166,22 @@ impl Switch {
     }
 
     /// Both directions. What this kernel cannot do is returned in words.
-    pub(super) fn slow(&self, host: &str, netns: &Netns, slowness: &Slowness) -> Result<Vec<String>> {
+    pub(super) fn slow(&self, host: &Host, slowness: &Slowness) -> Result<Vec<String>> {
         let mut notes = Vec::new();
+        let name = &host.name;
         if let Some(loss) = slowness.loss {
             // Compared so that all of a hundred can be said too.
             let last = loss.max(1) - 1;
             let rule = |which| {
-                format!("add rule bridge {TABLE} lossy {which}ifname \"{host}\" numgen random mod 100 <= {last} drop\n")
+                format!("add rule bridge {TABLE} lossy {which}ifname \"{name}\" numgen random mod 100 <= {last} drop\n")
             };
             self.nft(&format!("{}{}", rule("i"), rule("o")))?;
         }
         if slowness.delay.is_none() && slowness.rate.is_none() {
             return Ok(notes);
         }
-        for (netns, link) in [(&self.netns, host), (netns, LINK)] {
-            if let Some(note) = shape(netns, link, slowness)?
+        for (tc, link) in self.ends(host) {
+            if let Some(note) = shape(&*tc, link, slowness)?
                 && !notes.contains(&note)
             {
                 notes.push(note);
@@ -169,17 +190,22 @@ impl Switch {
         Ok(notes)
     }
 
-    pub(super) fn hasten(&self, host: &str, netns: &Netns) -> Result<()> {
-        for (netns, link) in [(&self.netns, host), (netns, LINK)] {
-            if is_shaped(netns, link)? {
-                run(netns.command("tc").args(["qdisc", "del", "dev", link, "root"]))?;
+    pub(super) fn hasten(&self, host: &Host) -> Result<()> {
+        for (tc, link) in self.ends(host) {
+            if is_shaped(&*tc, link)? {
+                run(tc()?.args(["qdisc", "del", "dev", link, "root"]))?;
             }
         }
         Ok(())
     }
 
     pub(super) fn is_slow(&self, host: &str) -> Result<bool> {
-        is_shaped(&self.netns, host)
+        is_shaped(&|| Ok(self.netns.command("tc")), host)
+    }
+
+    /// Both ends of a host's link, each with how tc(8) is run there.
+    fn ends<'a>(&'a self, host: &'a Host) -> [(Box<Tc<'a>>, &'a str); 2] {
+        [(Box::new(|| Ok(self.netns.command("tc"))), &host.name), (Box::new(|| host.command("tc")), LINK)]
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<()> {
@@ -192,13 +218,13 @@ impl Switch {
 }
 
 /// netem does all of it; without it, tbf can at least limit the rate.
-fn shape(netns: &Netns, link: &str, slowness: &Slowness) -> Result<Option<String>> {
-    let replace = |netns: &Netns| {
-        let mut command = netns.command("tc");
+fn shape(tc: &Tc<'_>, link: &str, slowness: &Slowness) -> Result<Option<String>> {
+    let replace = || {
+        let mut command = tc()?;
         command.args(["qdisc", "replace", "dev", link, "root"]);
-        command
+        Ok::<_, Error>(command)
     };
-    let mut netem = replace(netns);
+    let mut netem = replace()?;
     netem.arg("netem");
     for (word, value) in [("delay", &slowness.delay), ("rate", &slowness.rate)] {
         if let Some(value) = value {
@@ -211,13 +237,13 @@ fn shape(netns: &Netns, link: &str, slowness: &Slowness) -> Result<Option<String
         Err(error) => return Err(error),
     }
     let Some(rate) = &slowness.rate else { return Err(Error::NoNetem) };
-    run(replace(netns).args(["tbf", "rate", rate, "burst", "32kbit", "latency", "400ms"]))?;
+    run(replace()?.args(["tbf", "rate", rate, "burst", "32kbit", "latency", "400ms"]))?;
     let note = "this kernel has no netem (sch_netem): packets are not delayed, only the rate is limited";
     Ok(slowness.delay.is_some().then(|| note.to_owned()))
 }
 
-fn is_shaped(netns: &Netns, link: &str) -> Result<bool> {
-    let text = run(netns.command("tc").args(["qdisc", "show", "dev", link, "root"]))?;
+fn is_shaped(tc: &Tc<'_>, link: &str) -> Result<bool> {
+    let text = run(tc()?.args(["qdisc", "show", "dev", link, "root"]))?;
     Ok(["netem", "tbf"].iter().any(|kind| text.contains(&format!("qdisc {kind} "))))
 }
 

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Cut, Daemon, Host, Lab, Place, Size};
+use super::{Cut, Daemon, Error, Host, Lab, Place, Size};
 use crate::{
     cluster::{bin, repository},
     drive::Drive,
@@ -50,9 +50,8 @@ pub struct Seat<'a> {
 }
 
 impl Trial {
-    /// Hosts that are on, with no daemon yet.
     #[track_caller]
-    pub fn hosts(hosts: u8, controllers: u8) -> Self {
+    fn make(size: Size) -> Self {
         let number = TRIALS.fetch_add(1, Ordering::Relaxed);
         let folders = [
             TempDir::with_prefix("roster-lab-").expect("a temporary folder"),
@@ -64,13 +63,33 @@ impl Trial {
             run: folders[1].path().join("lab"),
             bin: bin("rctl").parent().expect("programs lie in a folder").to_owned(),
         };
-        let size = Size::new(hosts, controllers).unwrap_or_else(|error| panic!("{error}"));
         let lab = Lab::create(place, size).unwrap_or_else(|error| panic!("{error}"));
-        let trial = Self { lab, folders, is_down: false, turn: None };
+        Self { lab, folders, is_down: false, turn: None }
+    }
+
+    /// Hosts that are on, with no daemon yet.
+    #[track_caller]
+    pub fn hosts(hosts: u8, controllers: u8) -> Self {
+        let trial = Self::make(Size::new(hosts, controllers).unwrap_or_else(|error| panic!("{error}")));
         for host in &trial.lab.hosts {
             trial.done(trial.lab.switch_on(host));
         }
         trial
+    }
+
+    /// The same as [`up`](Self::up) of virtual machines, or why there can be none here.
+    #[track_caller]
+    pub fn machines(hosts: u8, controllers: u8) -> Result<Self, String> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = Size::new(hosts, controllers).unwrap_or_else(|error| panic!("{error}"));
+        let mut trial = Self::make(size.of_machines());
+        trial.turn = Some(turn);
+        match trial.lab.up(|what| eprintln!("lab: {what}")) {
+            Err(Error::NoMachines(why)) => return Err(why),
+            up => trial.done(up),
+        }
+        trial.load_image();
+        Ok(trial)
     }
 
     /// A cluster of Ready hosts that all have the example image. One at a time in a process: two would take each
@@ -202,7 +221,7 @@ impl Trial {
     pub fn running(&self) -> BTreeMap<String, Vec<String>> {
         let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for host in &self.lab.hosts {
-            for task in host.running() {
+            for task in self.done(host.running()) {
                 found.entry(task).or_default().push(host.name.clone());
             }
         }
@@ -231,11 +250,14 @@ impl Trial {
         self.is_down = true;
         self.done(self.lab.down());
         let mut left = Vec::new();
-        for host in &self.lab.hosts {
+        for host in self.lab.hosts.iter().filter(|host| host.machine.is_none()) {
             left.extend(leftovers::processes(&host.cgroup_parent, &host.data));
             left.extend(leftovers::cgroups(&host.cgroup_parent));
         }
-        left.extend(self.folders.iter().flat_map(|folder| leftovers::mounts(folder.path())));
+        for folder in &self.folders {
+            left.extend(leftovers::processes(&self.lab.place.name, folder.path()));
+            left.extend(leftovers::mounts(folder.path()));
+        }
         assert!(left.is_empty(), "left over: {left:#?}");
         for folder in [&self.lab.place.data, &self.lab.place.run] {
             assert!(!folder.exists(), "{} is left over", folder.display());
@@ -259,8 +281,8 @@ impl Drop for Trial {
 impl Drive for Trial {
     /// By whichever controller answers.
     fn rctl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(bin("rctl"));
-        command.args(arguments).env("ROSTER_ENDPOINT", self.lab.endpoints()).env("NO_COLOR", "1").stdin(Stdio::null());
+        let mut command = self.done(self.lab.rctl_command());
+        command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
 
@@ -285,7 +307,7 @@ impl Drive for Trial {
 
 impl Drive for Seat<'_> {
     fn rctl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.trial.done(self.host.command(bin("rctl")));
+        let mut command = self.trial.done(self.host.command(self.host.bin.join("rctl")));
         command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
