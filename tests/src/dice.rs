@@ -1,6 +1,6 @@
 //! A small generator: the order of faults must be repeatable, not good randomness (xorshift, Marsaglia 2003).
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dice(u64);
 
 impl Dice {
@@ -9,6 +9,13 @@ impl Dice {
         let seed = std::env::var("ROSTER_CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(default);
         eprintln!("seed {seed} (ROSTER_CHAOS_SEED repeats a run)");
         Self(seed.max(1))
+    }
+
+    /// For somebody else: what they roll does not depend on who rolls first.
+    pub fn another(&mut self) -> Self {
+        const APART: u64 = 0x9e37_79b9_7f4a_7c15;
+        self.roll(1);
+        Self((self.0 ^ APART).max(1))
     }
 
     pub fn roll(&mut self, sides: usize) -> usize {
