@@ -211,6 +211,13 @@ impl<M: Machine, D: Disk> Driver<M, D> {
                     }
                 };
             }
+            // Raft drops what is of an earlier term, but who refuses also says what is committed, which is true in any
+            // term. It may be all that is missing to do without that peer's vote.
+            MessageType::MsgRequestPreVoteResponse | MessageType::MsgRequestVoteResponse
+                if message.reject && message.term < self.node.raft.term =>
+            {
+                message.term = self.node.raft.term;
+            }
             // It must not refuse to stand because it has not yet applied what came just before.
             MessageType::MsgTimeoutNow => self.settle()?,
             MessageType::MsgHeartbeat => {
