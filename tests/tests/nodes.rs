@@ -1,6 +1,6 @@
 //! What people do with nodes, by the real programs: whole outputs.
 
-use roster_tests::cluster::Cluster;
+use roster_tests::{cluster::Cluster, drive::Drive};
 
 const SPEC: &str =
     "name: a\nservices:\n  s: {image: roster-hello, network_mode: none, init: true, command: sleep inf}\n";

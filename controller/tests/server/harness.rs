@@ -99,18 +99,21 @@ impl Controller {
     }
 
     pub(crate) async fn node_becomes(&self, name: &str, state: wire::node::State) {
-        let mut last = Vec::new();
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < DEADLINE {
-            let listed = self.control().list_nodes(wire::ListNodesRequest {}).await.expect("list nodes").into_inner();
-            last = listed.nodes;
-            if last.iter().any(|node| node.id == name && node.state() == state) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-        panic!("node {name} did not become {state:?}: {last:#?}");
+        node_becomes(self.control(), name, state).await;
     }
+}
+
+async fn node_becomes(mut control: ControlClient<Channel>, name: &str, state: wire::node::State) {
+    let mut last = Vec::new();
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < DEADLINE {
+        last = control.list_nodes(wire::ListNodesRequest {}).await.expect("list nodes").into_inner().nodes;
+        if last.iter().any(|node| node.id == name && node.state() == state) {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("node {name} did not become {state:?}: {last:#?}");
 }
 
 pub(crate) fn config(dir: &Path, flags: &[&str]) -> Config {
@@ -171,7 +174,7 @@ impl Agent {
     }
 
     pub(crate) async fn join_by(channel: Channel, node: &str) -> Self {
-        let mut dispatch = DispatchClient::new(channel);
+        let mut dispatch = DispatchClient::new(channel.clone());
         let (messages, stream) = mpsc::channel(16);
         send(&messages, wire::agent_message::Message::Hello(hello(node))).await;
         let session = dispatch.session(ReceiverStream::new(stream)).await.expect("a session").into_inner();
@@ -197,7 +200,7 @@ impl Agent {
         };
         agent.set = set.try_into().expect("a set");
         agent.settle().await;
-        controller.node_becomes(node, wire::node::State::Ready).await;
+        node_becomes(ControlClient::new(channel), node, wire::node::State::Ready).await;
         agent
     }
 

@@ -163,7 +163,8 @@ pub(crate) async fn look_again() {
 }
 
 pub(crate) fn enrolment(name: &str) -> wire::EnrollRequest {
-    wire::EnrollRequest { name: name.to_owned(), release: "0.0.0".to_owned(), ..Default::default() }
+    let protocol = *roster_controller::peers::PROTOCOLS.end();
+    wire::EnrollRequest { name: name.to_owned(), release: "0.0.0".to_owned(), protocol, ..Default::default() }
 }
 
 /// Who is refused before the first call may learn it from the connection instead.
