@@ -189,7 +189,7 @@ impl<S: Services> Sessions<S> {
     async fn search(&self, member: Option<&Member>, trail: &mut Trail) -> Option<Opened> {
         let (way, addresses) = match member {
             Some(member) => (Way::Tls(member.tls.clone()), trail.order(&member.identity.controllers)),
-            None => (Way::Plain(self.endpoint.clone()), vec![self.controller.clone()]),
+            None => (Way::Plain(Box::new(self.endpoint.clone())), vec![self.controller.clone()]),
         };
         if addresses.is_empty() {
             self.tell(trail, "this node's identity names no controller: join the cluster again");

@@ -50,7 +50,7 @@ const PURSUITS: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) enum Way {
     /// The one of this machine.
-    Plain(Endpoint),
+    Plain(Box<Endpoint>),
     Tls(Arc<ClientConfig>),
 }
 

@@ -167,7 +167,8 @@ fn a_controller_with_another_address_is_found_again() {
     trial.signal("h3", Daemon::Controller, Signal::SIGKILL);
     let old = trial.host("h3").address;
     let new = std::net::Ipv4Addr::new(10, 77, 0, 103);
-    for words in [["add", &format!("{new}/24")], ["del", &format!("{old}/24")]] {
+    // In this order: with an address goes what was added beside it.
+    for words in [["del", &format!("{old}/24")], ["add", &format!("{new}/24")]] {
         let mut ip = trial.done(trial.host("h3").command("ip"));
         trial.done(roster_tests::lab::run(ip.arg("address").args(words).args(["dev", roster_tests::lab::LINK])));
     }

@@ -450,9 +450,9 @@ impl Trial {
         }
         self.tell("from here on all is quiet".to_owned());
         self.quiet = true;
-        for host in 0..self.hosts.len() {
-            self.hosts[host].linked = true;
-            self.world.set_availability(HOSTS[host], Availability::Active);
+        for (host, name) in self.hosts.iter_mut().zip(HOSTS) {
+            host.linked = true;
+            self.world.set_availability(name, Availability::Active);
         }
         while self.begun.elapsed() < TROUBLE + QUIET {
             self.step();
