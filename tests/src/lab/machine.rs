@@ -231,9 +231,10 @@ impl Machine {
     /// What an orderly shutdown ends with: everything is on the disk.
     pub(super) fn power_off(&self) -> Result<()> {
         let Some(pid) = self.pid() else { return Ok(()) };
-        // The way in ends with the machine, so how the command ended says nothing.
+        // A connection that ends with the machine ends for nobody else: this one is given a second to be closed.
+        let script = "sync; setsid sh -c 'sleep 1; poweroff -f' < /dev/null > /dev/null 2>&1 &";
         let mut command = self.command(&[], "sh".as_ref())?;
-        command.args(["-c", "sync; poweroff -f"]).output().map(drop).map_err(Error::io("shut down", &self.folder))?;
+        command.args(["-c", script]).output().map(drop).map_err(Error::io("shut down", &self.folder))?;
         self.until_off(pid)
     }
 
