@@ -10,7 +10,6 @@ mod registry;
 
 use std::{
     collections::BTreeMap,
-    io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -63,20 +62,28 @@ impl Fixture {
 
 /// Each file with what tells it from others: kind, mode, owner, and content or link target.
 fn describe(root: &Path, relative: &Path, found: &mut BTreeMap<PathBuf, String>) {
-    for entry in std::fs::read_dir(root.join(relative)).unwrap() {
+    for entry in there(std::fs::read_dir(root.join(relative))).into_iter().flatten() {
         let name = relative.join(entry.unwrap().file_name());
         let path = root.join(&name);
-        let meta = path.symlink_metadata().unwrap();
+        let Some(meta) = there(path.symlink_metadata()) else { continue };
         let mut text = format!("{:o} {}:{}", meta.mode(), meta.uid(), meta.gid());
         if meta.is_file() {
-            let mut bytes = Vec::new();
-            std::fs::File::open(&path).unwrap().read_to_end(&mut bytes).unwrap();
+            let Some(bytes) = there(std::fs::read(&path)) else { continue };
             text.push_str(&format!(" {}", Digest::of(&bytes)));
         } else if meta.is_symlink() {
-            text.push_str(&format!(" -> {}", std::fs::read_link(&path).unwrap().display()));
+            let Some(target) = there(std::fs::read_link(&path)) else { continue };
+            text.push_str(&format!(" -> {}", target.display()));
         } else if meta.is_dir() {
             describe(root, &name, found);
         }
         found.insert(name, text);
+    }
+}
+
+/// Unless it has gone: the store may be tidying up meanwhile.
+fn there<T>(read: std::io::Result<T>) -> Option<T> {
+    match read {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        read => Some(read.unwrap()),
     }
 }
