@@ -1,4 +1,7 @@
 //! Where the peers are, and when they were last heard of.
+//!
+//! What a peer says of itself goes before what others say of it. Both are needed: two controllers that moved while
+//! neither could reach the other are each known to a third.
 
 use std::{
     collections::BTreeMap,
@@ -31,9 +34,18 @@ impl Announced {
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    entries: Mutex<BTreeMap<PeerId, Entry>>,
+    pages: Mutex<Pages>,
     /// Somebody called: who tries to reach it may try at once.
     called: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    entries: BTreeMap<PeerId, Entry>,
+    /// Where others say a peer is.
+    hearsay: BTreeMap<PeerId, String>,
+    /// Counts the changes of addresses that peers gave of themselves.
+    edition: u64,
 }
 
 #[derive(Debug)]
@@ -43,35 +55,62 @@ struct Entry {
 }
 
 impl Book {
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<PeerId, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn announce(&self, peer: PeerId, announced: Announced) {
-        self.entries().insert(peer, Entry { announced, heard: (Instant::now(), SystemTime::now()) });
+        {
+            let mut pages = self.pages();
+            let before = pages.entries.get(&peer).map(|entry| entry.announced.address.as_str());
+            if before != Some(&announced.address) {
+                pages.edition += 1;
+            }
+            pages.entries.insert(peer, Entry { announced, heard: (Instant::now(), SystemTime::now()) });
+        }
         self.called.notify_waiters();
     }
 
     pub(super) fn heard(&self, peer: PeerId) {
-        if let Some(entry) = self.entries().get_mut(&peer) {
+        if let Some(entry) = self.pages().entries.get_mut(&peer) {
             entry.heard = (Instant::now(), SystemTime::now());
         }
     }
 
+    /// Another peer says that this one is at `address`.
+    pub(super) fn hear_of(&self, peer: PeerId, address: String) {
+        self.pages().hearsay.insert(peer, address);
+        self.called.notify_waiters();
+    }
+
     pub(super) fn heard_at(&self, peer: PeerId) -> Option<(Instant, SystemTime)> {
-        self.entries().get(&peer).map(|entry| entry.heard)
+        self.pages().entries.get(&peer).map(|entry| entry.heard)
     }
 
     pub(super) fn announced(&self) -> BTreeMap<PeerId, Announced> {
-        self.entries().iter().map(|(peer, entry)| (*peer, entry.announced.clone())).collect()
+        self.pages().entries.iter().map(|(peer, entry)| (*peer, entry.announced.clone())).collect()
     }
 
-    /// Where the peer said it is, then where the cluster says it is.
+    /// Where the peers said they are, if that is news to who has seen the edition, which is brought up to date.
+    pub(super) fn news(&self, seen: &mut u64) -> Vec<(PeerId, String)> {
+        let pages = self.pages();
+        if std::mem::replace(seen, pages.edition) == pages.edition {
+            return Vec::new();
+        }
+        let said = pages.entries.iter().map(|(peer, entry)| (*peer, entry.announced.address.clone()));
+        said.filter(|(_, address)| !address.is_empty()).collect()
+    }
+
+    /// Where the peer said it is, then where others say it is, then where the cluster has it.
     pub(super) fn addresses(&self, peer: PeerId, known: Option<&str>) -> Vec<String> {
-        let said = self.entries().get(&peer).map(|entry| entry.announced.address.clone());
-        let mut addresses: Vec<String> =
-            said.into_iter().chain(known.map(str::to_owned)).filter(|address| !address.is_empty()).collect();
-        addresses.dedup();
+        let pages = self.pages();
+        let said = pages.entries.get(&peer).map(|entry| entry.announced.address.as_str());
+        let mut addresses: Vec<String> = Vec::new();
+        for address in said.into_iter().chain(pages.hearsay.get(&peer).map(String::as_str)).chain(known) {
+            if !address.is_empty() && !addresses.iter().any(|other| other == address) {
+                addresses.push(address.to_owned());
+            }
+        }
         addresses
     }
 

@@ -164,18 +164,20 @@ impl Task {
     /// Sends until the stream ends, and says why it did.
     async fn talk(&mut self, channel: Channel) -> Status {
         let (frames, body) = mpsc::channel(FRAMES_AHEAD);
-        let hello = wire::RaftMessages { hello: Some(self.hello()), messages: Vec::new() };
+        let hello = wire::RaftMessages { hello: Some(self.hello()), ..Default::default() };
         frames.try_send(hello).expect("nothing is before it");
         let mut client = RaftClient::new(channel);
         let call = client.messages(ReceiverStream::new(body));
         tokio::pin!(call);
         self.flow.open.store(true, Ordering::Release);
+        let mut told = 0;
         loop {
-            let frame = tokio::select! {
+            let mut frame = tokio::select! {
                 biased;
                 ended = &mut call => return over(ended),
                 frame = next_frame(&mut self.messages, &mut self.carried, &self.flow) => frame,
             };
+            frame.whereabouts = self.news(&mut told);
             tokio::select! {
                 biased;
                 ended = &mut call => return over(ended),
@@ -198,6 +200,12 @@ impl Task {
             protocol: *me.protocols.end(),
             oldest_protocol: *me.protocols.start(),
         }
+    }
+
+    /// What the peer was not told yet of where the others are.
+    fn news(&self, told: &mut u64) -> Vec<wire::Whereabouts> {
+        let news = self.shared.book.news(told).into_iter().filter(|(controller, _)| *controller != self.peer);
+        news.map(|(controller, address)| wire::Whereabouts { controller: controller.0, address }).collect()
     }
 
     /// Raft would only wonder about what is sent so late.
@@ -251,5 +259,5 @@ async fn next_frame(
         frame.push(message);
     }
     flow.bytes.fetch_sub(bytes, Ordering::AcqRel);
-    wire::RaftMessages { hello: None, messages: frame }
+    wire::RaftMessages { messages: frame, ..Default::default() }
 }

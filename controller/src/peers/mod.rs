@@ -3,7 +3,8 @@
 //! One outbound stream to each peer carries the messages ([`link`]); what the peer answers comes by its own stream
 //! ([`service`]). A snapshot travels by a connection of its own, in pieces that are kept where it was cut off
 //! ([`snapshot`], [`incoming`]), so that neither it nor anything else that grows with the cluster stands before a
-//! heartbeat. Where a peer is, [`book`] knows: from the replicated state, and from what the peer said when it called.
+//! heartbeat. Where a peer is, [`book`] knows: from the replicated state, from what the peer said when it called, and
+//! from what it said to others, which pass it on.
 //!
 //! Guarantees: sending never blocks and never queues more than [`link::QUEUED_BYTES`]; what cannot go at once is
 //! dropped, which raft copes with. A peer that returns is used within [`link::ATTEMPT_EVERY`] of the moment it can be
@@ -239,6 +240,15 @@ impl Shared {
         self.book.addresses(peer, known.map(|controller| controller.address.as_str()))
     }
 
+    /// Another controller says where this one is. It is no more than a place to try: who answers there must show that
+    /// it is the one that was looked for.
+    fn hear_of(&self, peer: PeerId, address: String) {
+        let is_member = |store: &Store<ClusterState>| store.read().controllers.contains_key(&peer);
+        if peer != self.me.id && address.len() <= MAX_ADDRESS && self.store.get().is_some_and(is_member) {
+            self.book.hear_of(peer, address);
+        }
+    }
+
     /// Where this controller is, by its own word or else as the cluster has it: one that has only just joined knows
     /// nobody's address but by what it is told.
     fn own_address(&self) -> String {
@@ -294,6 +304,9 @@ impl Transport for Outbox {
         self.0.runtime.spawn(snapshot::send(self.0.clone(), message, machine));
     }
 }
+
+/// The longest HOST:PORT: a name of 253 characters.
+const MAX_ADDRESS: usize = 260;
 
 /// How long to wait for what should take no time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

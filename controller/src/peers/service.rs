@@ -79,6 +79,9 @@ impl Raft for RaftService {
         let receive = async {
             while let Some(frame) = frames.message().await? {
                 book.heard(peer);
+                for wire::Whereabouts { controller, address } in frame.whereabouts {
+                    self.shared().hear_of(PeerId(controller), address);
+                }
                 for message in frame.messages {
                     store.step(&message).await?;
                 }
