@@ -8,7 +8,6 @@ use roster_proto::wire::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Status,
     service::Routes,
     transport::{Server, server::Router},
 };
@@ -27,6 +26,7 @@ use crate::{
     listen::UnixSocket,
     local::Local,
     peers::RaftService,
+    status::retry_elsewhere,
 };
 
 /// The largest message a caller or an agent may send: a stack, a batch of statuses, a piece of an archive or of a log.
@@ -113,7 +113,7 @@ impl Services {
         health.set_serving::<LocalServer<Local>>().await;
         let mut routes = Routes::builder();
         routes.add_service(LocalServer::new(local).max_decoding_message_size(MAX_MESSAGE)).add_service(health_service);
-        let refuse = || async { Status::failed_precondition(NO_CLUSTER).into_http::<tonic::body::Body>() };
+        let refuse = || async { retry_elsewhere(NO_CLUSTER).into_http::<tonic::body::Body>() };
         let router = routes.routes().into_axum_router().fallback(refuse);
         let ways_in = WaysIn { doors: Doors::of_nobody(), forward: None };
         Ok(Self { routes: router.into(), ways_in })

@@ -75,6 +75,13 @@ pub fn retry_same_id(words: impl Into<String>) -> Status {
     unavailable(words, call::RETRY_SAME_ID)
 }
 
+/// FAILED_PRECONDITION, for what this controller is; another one may do it.
+pub fn retry_elsewhere(words: impl Into<String>) -> Status {
+    let mut status = Status::failed_precondition(words);
+    status.metadata_mut().insert(call::RETRY, MetadataValue::from_static(call::RETRY_ELSEWHERE));
+    status
+}
+
 fn unavailable(words: impl Into<String>, retry: &'static str) -> Status {
     let mut status = Status::unavailable(words);
     status.metadata_mut().insert(call::RETRY, MetadataValue::from_static(retry));

@@ -12,10 +12,13 @@ pub const LEADER: &str = "roster-leader";
 /// Of an agent that looks for the leader: which one it has lost, as HOST:PORT. Not to be named again until it is elected
 /// anew.
 pub const LOST: &str = "roster-lost";
-/// Beside UNAVAILABLE: how the call may be made again, [`RETRY_SAFE`] or [`RETRY_SAME_ID`].
+/// Beside UNAVAILABLE: how the call may be made again, [`RETRY_SAFE`] or [`RETRY_SAME_ID`]. See also
+/// [`RETRY_ELSEWHERE`].
 pub const RETRY: &str = "roster-retry";
 /// Nothing was done.
 pub const RETRY_SAFE: &str = "safe";
+/// Beside FAILED_PRECONDITION: it is this controller that cannot, another one may.
+pub const RETRY_ELSEWHERE: &str = "elsewhere";
 /// It may have been done: only under the same request id.
 pub const RETRY_SAME_ID: &str = "same-id";
 

@@ -23,6 +23,8 @@ pub const KEPT: usize = (4 << 20) + (64 << 10);
 pub enum Again {
     /// It was answered: another try would be answered alike.
     Never,
+    /// Nothing was done, and this controller would never do it.
+    Elsewhere,
     /// Nothing was done.
     Safely,
     /// It may have been done.
@@ -44,6 +46,9 @@ impl Again {
             Some(value) if status.code() == Code::Unavailable && value == call::RETRY_SAME_ID.as_bytes() => {
                 Self::Perhaps
             }
+            Some(value) if status.code() == Code::FailedPrecondition && value == call::RETRY_ELSEWHERE.as_bytes() => {
+                Self::Elsewhere
+            }
             _ => Self::Never,
         }
     }
@@ -60,10 +65,10 @@ impl Again {
         Self::Perhaps
     }
 
-    /// Whether a call of this kind may be made again after this.
+    /// Whether a call of this kind may be made again after this, at the same place.
     pub fn allows(self, kind: call::Kind) -> bool {
         match self {
-            Self::Never => false,
+            Self::Never | Self::Elsewhere => false,
             Self::Safely => true,
             Self::Perhaps => kind.repeats(),
         }
@@ -261,6 +266,8 @@ mod tests {
         assert_eq!(refusal(Code::Unavailable, Some(call::RETRY_SAME_ID)), Again::Perhaps);
         assert_eq!(refusal(Code::Unavailable, Some("other")), Again::Never);
         assert_eq!(refusal(Code::Unavailable, None), Again::Never);
+        assert_eq!(refusal(Code::FailedPrecondition, Some(call::RETRY_ELSEWHERE)), Again::Elsewhere);
+        assert_eq!(refusal(Code::Unavailable, Some(call::RETRY_ELSEWHERE)), Again::Never);
         assert_eq!(refusal(Code::NotFound, Some(call::RETRY_SAFE)), Again::Never);
         assert_eq!(Again::of_answer(&HeaderMap::new()), Again::Never);
         assert!(!Again::Perhaps.allows(call::Kind::Secret) && Again::Safely.allows(call::Kind::Secret));

@@ -13,6 +13,9 @@ use tonic::{Code, Status, body::Body, metadata::MetadataValue};
 
 use super::*;
 
+/// Where a controller would say so, it does not answer.
+const SILENCE: &str = "silence";
+
 /// Answers changes with what `behave` makes of the number of the try; keeps the request ids.
 #[derive(Clone)]
 struct Controller {
@@ -46,7 +49,12 @@ impl tower::Service<Request<Body>> for Controller {
                     ids.len()
                 };
                 let answer = (this.behave)(number);
-                async move { answer.map(|version| tonic::Response::new(wire::ChangeResponse { version })) }
+                async move {
+                    if answer.as_ref().is_err_and(|status| status.message() == SILENCE) {
+                        std::future::pending::<()>().await;
+                    }
+                    answer.map(|version| tonic::Response::new(wire::ChangeResponse { version }))
+                }
             });
             Ok(tonic::server::Grpc::new(codec).unary(change, request).await)
         })
@@ -153,6 +161,42 @@ async fn it_gives_up_in_time_and_says_what_was_said() {
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "no leader at present"));
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(controller.ids.lock().unwrap().len() > 1);
+}
+
+/// As a controller that waits to be told what to be.
+fn of_no_cluster() -> Status {
+    let mut status = Status::failed_precondition("in no cluster yet");
+    status.metadata_mut().insert(call::RETRY, MetadataValue::from_static(call::RETRY_ELSEWHERE));
+    status
+}
+
+#[tokio::test]
+async fn one_of_no_cluster_is_left_for_another() {
+    let (first, second) = (start(|_| Err(of_no_cluster())).await, start(|_| Ok(2)).await);
+    let mut client = control(&wishes(&[first.address, second.address])).await.unwrap();
+    assert_eq!(scale(&mut client).await.unwrap(), 2);
+    // Where no other is left it is said at once.
+    let third = start(|_| Err(of_no_cluster())).await;
+    let mut client = control(&wishes(&[first.address, third.address])).await.unwrap();
+    assert_eq!(scale(&mut client).await.unwrap_err().message(), "in no cluster yet");
+    assert_eq!((first.ids.lock().unwrap().len(), third.ids.lock().unwrap().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_try_that_is_not_answered_does_not_hide_what_was_said() {
+    let controller =
+        start(|number| Err(if number == 1 { no_leader(call::RETRY_SAFE) } else { Status::cancelled(SILENCE) })).await;
+    let wishes = Wishes { request_timeout: Duration::from_millis(400), ..wishes(&[controller.address]) };
+    let status = scale(&mut control(&wishes).await.unwrap()).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let address = controller.address;
+    assert_eq!(
+        status.message(),
+        format!(
+            "http://{address} did not answer within 0.4 s (--request-timeout waits longer); before that: no leader at \
+             present"
+        )
+    );
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! Guarantees: a change goes out under a request id, the same one at every try, so that however often it is sent it
 //! happens once. A call is made again, with another controller if there is one, when its connection breaks or the
 //! controller says that another try may do better; until the request timeout, and only where repeating it cannot do it
-//! twice. A stream that breaks ends with a status that says so ([`super::goes_on`]); whoever reads it takes it up.
+//! twice. A controller that is of no cluster is left for the next. A stream that breaks ends with a status that says so ([`super::goes_on`]); whoever reads it takes it up.
 
 use std::{
     fmt,
@@ -25,7 +25,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout_at},
 };
-use tonic::{Status, body::Body, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Status, body::Body, metadata::MetadataValue, transport::Channel};
 use tower::ServiceExt;
 
 use super::{
@@ -159,12 +159,18 @@ impl Shared {
         let deadline = Instant::now() + self.target.request_timeout;
         let mut pause = *PAUSE.start();
         let mut trouble = None;
+        let mut others = self.target.endpoints.len() - 1;
         for _ in 0..MAX_TRIES {
             let Some(body) = replay.body() else { break };
             let (again, outcome) = self.one_try(kind, &parts, body, deadline).await;
+            if again == Again::Elsewhere && others > 0 {
+                others -= 1;
+                trouble = Some(outcome);
+                continue;
+            }
             if !again.allows(kind) || Instant::now() + pause >= deadline {
                 replay.forget();
-                return outcome;
+                return outcome.map_err(|status| recalled(status, trouble));
             }
             trouble = Some(outcome);
             sleep(pause).await;
@@ -220,6 +226,20 @@ impl Shared {
                 (Again::Never, Err(Status::deadline_exceeded(words)))
             }
         }
+    }
+}
+
+/// What the last try to be answered was told says more than that no answer came to this one.
+fn recalled(status: Status, trouble: Option<Result<Response<Body>, Status>>) -> Status {
+    let told = trouble.and_then(|outcome| match outcome {
+        Ok(response) => Status::from_header_map(response.headers()),
+        Err(status) => Some(status),
+    });
+    match told {
+        Some(told) if status.code() == Code::DeadlineExceeded => {
+            Status::new(status.code(), format!("{}; before that: {}", status.message(), told.message()))
+        }
+        _ => status,
     }
 }
 

@@ -13,6 +13,7 @@ use roster_proto::{
     call,
     replay::Again,
     spec::{ServiceSpec, StackSpec},
+    whole,
     wire::{self, control_client::ControlClient},
 };
 use roster_tests::{dice::Dice, lab::trial::Trial};
@@ -105,12 +106,12 @@ impl Client {
 
     /// What the controller has, without asking the others.
     pub(crate) async fn read_stale(&mut self, key: &str) -> Result<What, Status> {
-        read(&mut self.controllers[0], key, true).await
+        read(&self.controllers[0], key, true).await
     }
 
     /// `None` when there is no answer in the time of an attempt.
     pub(crate) async fn read_once(&mut self, key: &str) -> Option<What> {
-        timeout(ATTEMPT, read(&mut self.controllers[0], key, false)).await.ok()?.ok()
+        timeout(ATTEMPT, read(&self.controllers[0], key, false)).await.ok()?.ok()
     }
 
     async fn until_answered(
@@ -126,7 +127,7 @@ impl Client {
                 Ok(Ok(answer)) => return Ok(Outcome::Answered(answer)),
                 Ok(Err(status)) => match again(&status) {
                     Again::Never => return Err(format!("an answer that nothing explains: {status:?}")),
-                    Again::Safely => {}
+                    Again::Safely | Again::Elsewhere => {}
                     Again::Perhaps => perhaps_done = true,
                 },
                 Err(_) => perhaps_done = true,
@@ -143,15 +144,17 @@ impl Client {
     }
 }
 
-async fn read(controller: &mut ControlClient<Channel>, key: &str, stale: bool) -> Result<What, Status> {
+async fn read(controller: &ControlClient<Channel>, key: &str, stale: bool) -> Result<What, Status> {
     let filter = wire::Filter { stack: Some(key.to_owned()), ..wire::Filter::default() };
-    let mut request = Request::new(wire::ListServicesRequest { filter: Some(filter) });
-    if stale {
-        request.metadata_mut().insert(call::CONSISTENCY, MetadataValue::from_static(call::STALE));
-    }
-    match controller.list_services(request).await {
-        Ok(answer) => {
-            let wire::ListServicesResponse { services, version } = answer.into_inner();
+    let asked = whole::listing(async || {
+        let mut request = Request::new(wire::ListServicesRequest { filter: Some(filter.clone()) });
+        if stale {
+            request.metadata_mut().insert(call::CONSISTENCY, MetadataValue::from_static(call::STALE));
+        }
+        controller.clone().list_services(request).await
+    });
+    match asked.await {
+        Ok(wire::ListServicesResponse { services, version }) => {
             let label = services.first().and_then(|service| service.spec.as_ref()?.labels.get(LABEL));
             let value = label.and_then(|label| label.parse().ok());
             let value = value.ok_or_else(|| Status::data_loss(format!("{key} without a value: {services:?}")))?;
