@@ -2,7 +2,8 @@
 //!
 //! * [`wire`]: the generated messages and services; their comments in `proto/*.proto` are their documentation.
 //! * the other modules: the words both sides share, as plain data. They are pure: no clock, no files, no network.
-//! * [`call`] and [`replay`]: what kind of call a method is, and making one again.
+//! * [`call`], [`replay`] and [`whole`]: what kind of call a method is, making one again, and putting long answers
+//!   together.
 //! * [`convert`]: the one place that turns the one into the other; every message from outside is checked there.
 
 pub mod assignment;
@@ -16,6 +17,7 @@ pub mod report;
 pub mod spec;
 pub mod task;
 pub mod time;
+pub mod whole;
 
 /// The versions of the agents' protocol that a controller serves: its own and those before it that it still knows.
 ///

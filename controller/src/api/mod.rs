@@ -9,6 +9,7 @@ mod events;
 pub mod filter;
 mod images;
 mod logs;
+mod pages;
 pub mod validate;
 mod watch;
 
@@ -25,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::filter::Selection;
+use self::{filter::Selection, pages::Pages};
 use crate::{
     cluster::{ChangeError, Changed, Cluster},
     dispatch::broker::Broker,
@@ -92,6 +93,9 @@ impl Api {
 
 #[tonic::async_trait]
 impl Control for Api {
+    type ListServicesStream = ReplyStream<wire::ListServicesResponse>;
+    type ListTasksStream = ReplyStream<wire::ListTasksResponse>;
+    type ListNodesStream = ReplyStream<wire::ListNodesResponse>;
     type WatchStream = ReplyStream<wire::WatchResponse>;
     type EventsStream = ReplyStream<wire::Event>;
     type LogsStream = ReplyStream<wire::LogLine>;
@@ -143,30 +147,44 @@ impl Control for Api {
         self.change(id, Command::Scale { replicas }).await
     }
 
-    async fn list_services(&self, request: Request<wire::ListServicesRequest>) -> Reply<wire::ListServicesResponse> {
+    async fn list_services(&self, request: Request<wire::ListServicesRequest>) -> Reply<Self::ListServicesStream> {
         let state = read(&self.cluster, &request).await?;
         let selection = selected(&state, request.into_inner().filter)?;
-        let services = watch::services(&state, &selection, self.cluster.now());
-        Ok(Response::new(wire::ListServicesResponse { services, version: state.version.0 }))
+        let (version, now) = (state.version.0, self.cluster.now());
+        Ok(self.stream(async move |replies| {
+            let pages = Pages::of(watch::services(&state, &selection, now));
+            let answers = pages.map(|services| wire::ListServicesResponse { services, version });
+            pages::send(answers, replies).await
+        }))
     }
 
-    async fn list_tasks(&self, request: Request<wire::ListTasksRequest>) -> Reply<wire::ListTasksResponse> {
+    async fn list_tasks(&self, request: Request<wire::ListTasksRequest>) -> Reply<Self::ListTasksStream> {
         let state = read(&self.cluster, &request).await?;
         let request = request.into_inner();
         let selection = selected(&state, request.filter)?;
-        let tasks = match request.all {
-            true => watch::all_tasks(&state, &selection),
-            false => watch::current_tasks(&state, &selection),
-        };
-        Ok(Response::new(wire::ListTasksResponse { tasks, version: state.version.0 }))
+        let version = state.version.0;
+        Ok(self.stream(async move |replies| {
+            let tasks = match request.all {
+                true => watch::all_tasks(&state, &selection),
+                false => watch::current_tasks(&state, &selection),
+            };
+            let answers = Pages::of(tasks).map(|tasks| wire::ListTasksResponse { tasks, version });
+            pages::send(answers, replies).await
+        }))
     }
 
-    async fn list_nodes(&self, request: Request<wire::ListNodesRequest>) -> Reply<wire::ListNodesResponse> {
+    async fn list_nodes(&self, request: Request<wire::ListNodesRequest>) -> Reply<Self::ListNodesStream> {
         let state = read(&self.cluster, &request).await?;
-        let nodes = state.nodes.values().map(|node| node.as_ref().clone().into()).collect();
-        let load = state.nodes.keys().map(|node| (node.to_string(), load(&state, node))).collect();
-        let brake = state.brake.as_ref().map(Into::into);
-        Ok(Response::new(wire::ListNodesResponse { nodes, version: state.version.0, load, brake }))
+        Ok(self.stream(async move |replies| {
+            let mut brake = state.brake.as_ref().map(Into::into);
+            let nodes = state.nodes.values().map(|node| wire::Node::from(node.as_ref().clone()));
+            let answers = Pages::of(nodes).map(|nodes| {
+                let loads = nodes.iter().filter_map(|node| NodeId::new(node.id.as_str()).ok());
+                let load = loads.map(|node| (node.to_string(), load(&state, &node))).collect();
+                wire::ListNodesResponse { nodes, version: state.version.0, load, brake: brake.take() }
+            });
+            pages::send(answers, replies).await
+        }))
     }
 
     async fn set_availability(&self, request: Request<wire::SetAvailabilityRequest>) -> Reply<wire::ChangeResponse> {

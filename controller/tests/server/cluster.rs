@@ -179,6 +179,37 @@ async fn events_and_watches_go_on_without_a_gap() {
 }
 
 #[tokio::test]
+async fn no_message_of_a_listing_grows_with_the_cluster() {
+    let controller = Controller::start().await;
+    let services: Vec<_> = (0..8).map(|number| format!("s{number}")).collect();
+    let mut wide = stack("wide", &services.iter().map(|name| (name.as_str(), 1)).collect::<Vec<_>>());
+    for service in wide.services.values_mut() {
+        service.labels = (0..4).map(|number| (format!("note{number}"), "x".repeat(30_000))).collect();
+    }
+    controller.apply(wide).await.expect("applied");
+    let mut parts = controller.control().list_services(wire::ListServicesRequest::default()).await.expect("asked");
+    let mut sizes = Vec::new();
+    while let Some(part) = within("a part", parts.get_mut().message()).await.expect("a part") {
+        sizes.push((part.services.len(), part.version));
+    }
+    let [(_, version), ..] = sizes[..] else { panic!("no answer") };
+    assert_eq!(sizes, [(3, version), (3, version), (2, version)]);
+
+    let mut watch = controller.control().watch(wire::WatchRequest::default()).await.expect("watched").into_inner();
+    let mut watched = 0;
+    loop {
+        let part = within("a part", watch.message()).await.expect("a part").expect("a part");
+        assert!(part.services.len() <= 3, "{}", part.services.len());
+        watched += part.services.len();
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(watched, 8);
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn events_that_are_forgotten_are_told() {
     let controller = Controller::start().await;
     let _agent = Agent::join(&controller, "vm1").await;

@@ -11,6 +11,7 @@ use roster_proto::{
     spec::{ServiceSpec, StackSpec},
     task::{Desired, TaskReport, TaskState, TaskStatus},
     time::Timestamp,
+    whole::{self, Versions},
     wire::{self, control_client::ControlClient, controller_message::Message, dispatch_client::DispatchClient},
 };
 use tempfile::TempDir;
@@ -82,11 +83,11 @@ impl Controller {
         what: &str,
         mut wanted: impl FnMut(&wire::WatchResponse) -> bool,
     ) -> wire::WatchResponse {
-        let mut stream =
-            self.control().watch(wire::WatchRequest { filter: None, after: 0 }).await.expect("watch").into_inner();
+        let stream = self.control().watch(wire::WatchRequest { filter: None, after: 0 }).await.expect("watch");
+        let mut versions = Versions::new(stream.into_inner());
         let mut last = None;
         let found = tokio::time::timeout(DEADLINE, async {
-            while let Some(seen) = stream.message().await.expect("the stream goes on") {
+            while let Some(seen) = versions.next().await.expect("the stream goes on") {
                 if wanted(&seen) {
                     return Some(seen);
                 }
@@ -103,11 +104,15 @@ impl Controller {
     }
 }
 
-async fn node_becomes(mut control: ControlClient<Channel>, name: &str, state: wire::node::State) {
+pub(crate) async fn nodes(control: &ControlClient<Channel>) -> Result<wire::ListNodesResponse, Status> {
+    whole::listing(async || control.clone().list_nodes(wire::ListNodesRequest {}).await).await
+}
+
+async fn node_becomes(control: ControlClient<Channel>, name: &str, state: wire::node::State) {
     let mut last = Vec::new();
     let begun = std::time::Instant::now();
     while begun.elapsed() < DEADLINE {
-        last = control.list_nodes(wire::ListNodesRequest {}).await.expect("list nodes").into_inner().nodes;
+        last = nodes(&control).await.expect("list nodes").nodes;
         if last.iter().any(|node| node.id == name && node.state() == state) {
             return;
         }

@@ -12,8 +12,11 @@ use std::{
 };
 
 use roster_controller::{Listeners, RunError, config::Config, run};
-use roster_proto::wire::{
-    self, cluster_client::ClusterClient, control_client::ControlClient, controller::Role, local_client::LocalClient,
+use roster_proto::{
+    whole,
+    wire::{
+        self, cluster_client::ClusterClient, control_client::ControlClient, controller::Role, local_client::LocalClient,
+    },
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -169,7 +172,8 @@ impl Member {
 
     async fn services(&self) -> Result<Vec<String>, Status> {
         let request = wire::ListServicesRequest { filter: None };
-        let listed = self.control().list_services(request).await?.into_inner();
+        let control = self.control();
+        let listed = whole::listing(async || control.clone().list_services(request.clone()).await).await?;
         Ok(listed.services.into_iter().map(|service| service.id).collect())
     }
 

@@ -3,7 +3,7 @@
 use roster_proto::wire::{self, node::Availability, node::State};
 use tonic::{Code, Status};
 
-use crate::harness::{Agent, Controller, converged, stack};
+use crate::harness::{self, Agent, Controller, converged, stack};
 
 async fn set(controller: &Controller, node: &str, availability: Availability) -> Result<u64, Status> {
     let request = wire::SetAvailabilityRequest { node: node.to_owned(), availability: availability.into() };
@@ -23,7 +23,7 @@ async fn remove(controller: &Controller, node: &str, force: bool) -> Result<(), 
 }
 
 async fn nodes(controller: &Controller) -> wire::ListNodesResponse {
-    controller.control().list_nodes(wire::ListNodesRequest {}).await.expect("a list").into_inner()
+    harness::nodes(&controller.control()).await.expect("a list")
 }
 
 fn reasons(seen: &wire::WatchResponse) -> Vec<String> {

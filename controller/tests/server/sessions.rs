@@ -1,6 +1,9 @@
 //! What an agent's session may and may not do.
 
-use roster_proto::wire::{self, agent_message::Message, dispatch_client::DispatchClient};
+use roster_proto::{
+    whole,
+    wire::{self, agent_message::Message, dispatch_client::DispatchClient},
+};
 use tonic::{Code, Status};
 
 use crate::harness::{Agent, Controller, converged, hello, stack, within};
@@ -81,7 +84,9 @@ async fn statuses_of_another_nodes_tasks_change_nothing() {
     liar.report(vec![roster_proto::task::TaskReport { task, status }]).await;
 
     let request = wire::ListTasksRequest { filter: None, all: true };
-    let tasks = controller.control().list_tasks(request).await.expect("list").into_inner().tasks;
+    let control = controller.control();
+    let listed = whole::listing(async || control.clone().list_tasks(request.clone()).await).await;
+    let tasks = listed.expect("list").tasks;
     assert_eq!(tasks, seen.tasks);
     controller.stop().await;
 }

@@ -12,7 +12,8 @@ mod tests;
 
 use roster_proto::{
     replay::Again,
-    wire::{cluster_client::ClusterClient, control_client::ControlClient, local_client::LocalClient},
+    whole,
+    wire::{self, cluster_client::ClusterClient, control_client::ControlClient, local_client::LocalClient},
 };
 
 pub use self::{
@@ -25,7 +26,7 @@ use crate::error::Error;
 /// Where a controller listens on its own host.
 pub const LOCAL_ENDPOINT: &str = "unix:///run/roster/controller.sock";
 
-/// A listing of a full cluster with long specs stays below this.
+/// The longest answer in one message is the plan of a large stack.
 const MAX_ANSWER: usize = 64 << 20;
 
 pub type Client = ControlClient<Transport>;
@@ -46,6 +47,21 @@ pub async fn cluster(wishes: &Wishes) -> Result<ClusterClient<Transport>, Error>
 /// What only root on the controller's own host may ask.
 pub async fn local(wishes: &Wishes) -> Result<LocalClient<Transport>, Error> {
     Ok(LocalClient::new(wishes.local_target()?.connect().await?))
+}
+
+pub async fn services(
+    client: &Client,
+    request: wire::ListServicesRequest,
+) -> Result<wire::ListServicesResponse, tonic::Status> {
+    whole::listing(async || client.clone().list_services(request.clone()).await).await
+}
+
+pub async fn tasks(client: &Client, request: wire::ListTasksRequest) -> Result<wire::ListTasksResponse, tonic::Status> {
+    whole::listing(async || client.clone().list_tasks(request.clone()).await).await
+}
+
+pub async fn nodes(client: &Client) -> Result<wire::ListNodesResponse, tonic::Status> {
+    whole::listing(async || client.clone().list_nodes(wire::ListNodesRequest {}).await).await
 }
 
 /// Whether a stream that ended so can be taken up again with another controller.

@@ -13,6 +13,7 @@ use roster_proto::{
     report::{LogLine, ServiceView},
     task::{Health, Task},
     time::Timestamp,
+    whole::Versions,
     wire,
 };
 
@@ -147,7 +148,7 @@ async fn watch(
     loop {
         tokio::select! {
             () = until(settled) => return Ok(Verdict::Reached),
-            message = stream.message() => {
+            message = stream.next() => {
                 let message = match message {
                     Ok(Some(message)) => message,
                     Ok(None) => {
@@ -191,14 +192,10 @@ async fn watch(
 }
 
 /// `None`: what was to go has gone before it could be watched.
-async fn begin(
-    client: &mut Client,
-    goal: &Goal,
-    after: u64,
-) -> Result<Option<tonic::Streaming<wire::WatchResponse>>, Error> {
+async fn begin(client: &mut Client, goal: &Goal, after: u64) -> Result<Option<Versions>, Error> {
     let request = wire::WatchRequest { filter: Some(goal.filter()), after };
     match client.watch(request).await {
-        Ok(stream) => Ok(Some(stream.into_inner())),
+        Ok(stream) => Ok(Some(Versions::new(stream.into_inner()))),
         Err(status) if status.code() == tonic::Code::NotFound && goal.services.is_empty() => Ok(None),
         Err(status) => Err(status.into()),
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{all, node::listed, now, target};
 use crate::{
     cli::{Inspect, Kind},
-    client::Client,
+    client::{self, Client},
     error::{Ending, Error},
     render::{
         Format, inspect,
@@ -89,9 +89,9 @@ pub(super) async fn run(args: Inspect, client: &mut Client) -> Result<Ending, Er
 }
 
 /// Not to be found is an answer here, other refusals are not.
-fn if_found<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> Result<Option<T>, Error> {
+fn if_found<T>(answer: Result<T, tonic::Status>) -> Result<Option<T>, Error> {
     match answer {
-        Ok(answer) => Ok(Some(answer.into_inner())),
+        Ok(answer) => Ok(Some(answer)),
         Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
         Err(status) => Err(status.into()),
     }
@@ -100,18 +100,18 @@ fn if_found<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> Result<Opti
 async fn service(client: &mut Client, name: &str) -> Result<Option<Found>, Error> {
     let request = wire::ListServicesRequest { filter: Some(target::by_service(name)) };
     let services: Vec<ServiceView> =
-        all(if_found(client.list_services(request).await)?.map(|answer| answer.services).unwrap_or_default())?;
+        all(if_found(client::services(client, request).await)?.map(|answer| answer.services).unwrap_or_default())?;
     Ok(services.into_iter().next().map(|view| Found::Service(Box::new(view))))
 }
 
 async fn is_stack(client: &mut Client, name: &str) -> Result<bool, Error> {
     let request = wire::ListServicesRequest { filter: Some(target::by_stack(Some(name.to_owned()))) };
-    Ok(if_found(client.list_services(request).await)?.is_some())
+    Ok(if_found(client::services(client, request).await)?.is_some())
 }
 
 async fn list_tasks(client: &mut Client, filter: wire::Filter, whole: bool) -> Result<Vec<Task>, Error> {
     let request = wire::ListTasksRequest { filter: Some(filter), all: whole };
-    all(if_found(client.list_tasks(request).await)?.map(|answer| answer.tasks).unwrap_or_default())
+    all(if_found(client::tasks(client, request).await)?.map(|answer| answer.tasks).unwrap_or_default())
 }
 
 async fn tasks(client: &mut Client, name: &str) -> Result<Option<Found>, Error> {

@@ -5,7 +5,7 @@ use roster_proto::{report::ServiceView, task::Task, wire};
 use super::{all, now, print, target};
 use crate::{
     cli::{Ps, Services},
-    client::Client,
+    client::{self, Client},
     error::{Ending, Error},
     render::{
         Format, list,
@@ -16,12 +16,12 @@ use crate::{
 pub(super) async fn tasks(args: Ps, client: &mut Client) -> Result<Ending, Error> {
     let readings = args.target.as_deref().map_or_else(|| vec![wire::Filter::default()], target::readings);
     let (_, answer) = target::first_that_exists(readings, |filter| {
-        let mut client = client.clone();
+        let client = client.clone();
         let filter = wire::Filter { node: args.node.clone(), ..filter };
-        async move { client.list_tasks(wire::ListTasksRequest { filter: Some(filter), all: args.all }).await }
+        async move { client::tasks(&client, wire::ListTasksRequest { filter: Some(filter), all: args.all }).await }
     })
     .await?;
-    let tasks: Vec<Task> = all(answer.into_inner().tasks)?;
+    let tasks: Vec<Task> = all(answer.tasks)?;
     if tasks.is_empty() {
         say_why_empty(args.output.output, "no tasks: `rctl apply` makes some");
     }
@@ -35,7 +35,7 @@ pub(super) async fn tasks(args: Ps, client: &mut Client) -> Result<Ending, Error
 
 pub(super) async fn services(args: Services, client: &mut Client) -> Result<Ending, Error> {
     let request = wire::ListServicesRequest { filter: Some(target::by_stack(args.stack)) };
-    let services: Vec<ServiceView> = all(client.list_services(request).await?.into_inner().services)?;
+    let services: Vec<ServiceView> = all(client::services(client, request).await?.services)?;
     if services.is_empty() {
         say_why_empty(args.output.output, "no services: `rctl apply` makes some");
     }

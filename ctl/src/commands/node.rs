@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::{all, list, now, print, write_out};
 use crate::{
     cli::{self, Drain, Label, LabelChange, RemoveNodes},
-    client::Client,
+    client::{self, Client},
     error::{Ending, Error},
     render::{
         Format, cluster,
@@ -60,7 +60,7 @@ pub(super) async fn run(args: cli::Node, client: &mut Client) -> Result<Ending, 
 }
 
 pub(super) async fn listed(client: &mut Client) -> Result<Listed, Error> {
-    let answer = client.list_nodes(wire::ListNodesRequest {}).await?.into_inner();
+    let answer = client::nodes(client).await?;
     let nodes: Vec<Node> = all(answer.nodes)?;
     let load = nodes.iter().filter_map(|node| {
         let load = answer.load.get(node.id.as_str())?;
@@ -156,7 +156,7 @@ async fn until_empty(client: &mut Client, nodes: &BTreeSet<String>, timeout: Dur
             let filter = wire::Filter { node: Some(node.clone()), ..Default::default() };
             // A task that has another beside it stands for no slot any more, and yet may run here.
             let request = wire::ListTasksRequest { filter: Some(filter), all: true };
-            let tasks: Vec<Task> = all(client.list_tasks(request).await?.into_inner().tasks)?;
+            let tasks: Vec<Task> = all(client::tasks(client, request).await?.tasks)?;
             left.extend(tasks.into_iter().filter(|task| !task.status.state.is_terminal()));
         }
         if left.is_empty() || (timeout > Duration::ZERO && began.elapsed() >= timeout) {

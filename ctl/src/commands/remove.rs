@@ -7,7 +7,7 @@ use roster_proto::{id::Version, report::ServiceView, wire};
 use super::{all, converge};
 use crate::{
     cli::Rm,
-    client::Client,
+    client::{self, Client},
     error::{Ending, Error},
 };
 
@@ -18,7 +18,7 @@ enum Doomed {
 
 pub(super) async fn run(args: Rm, client: &mut Client) -> Result<Ending, Error> {
     let services: Vec<ServiceView> =
-        all(client.list_services(wire::ListServicesRequest::default()).await?.into_inner().services)?;
+        all(client::services(client, wire::ListServicesRequest::default()).await?.services)?;
     // All names are understood before anything is removed.
     let doomed = args.targets.iter().map(|target| understand(target, &services)).collect::<Result<Vec<_>, _>>()?;
     let mut version = Version(0);

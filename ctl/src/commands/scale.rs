@@ -11,7 +11,7 @@ use roster_proto::{
 use super::{all, converge, target};
 use crate::{
     cli::Scale,
-    client::Client,
+    client::{self, Client},
     error::{Ending, Error},
 };
 
@@ -37,7 +37,7 @@ pub(super) async fn run(args: Scale, client: &mut Client) -> Result<Ending, Erro
 /// The full name of a service that may be given without its stack.
 pub(super) async fn resolve(client: &mut Client, name: &str) -> Result<ServiceId, Error> {
     let request = wire::ListServicesRequest { filter: Some(target::by_service(name)) };
-    let services: Vec<ServiceView> = all(client.list_services(request).await?.into_inner().services)?;
+    let services: Vec<ServiceView> = all(client::services(client, request).await?.services)?;
     match services.into_iter().next() {
         Some(view) => Ok(view.id),
         None => Err(Error::NotFound(format!("there is no service {name}: `rctl services` lists what there is"))),

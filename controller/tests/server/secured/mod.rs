@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 
 pub(crate) use self::log::logged;
-use crate::harness::{DEADLINE, config, connect as connect_unix, within};
+use crate::harness::{DEADLINE, config, connect as connect_unix, nodes, within};
 
 /// A cluster of one controller, initialised.
 pub(crate) struct Secured {
@@ -169,8 +169,7 @@ pub(crate) fn enrolment(name: &str) -> wire::EnrollRequest {
 
 /// Who is refused before the first call may learn it from the connection instead.
 pub(crate) async fn list(channel: Channel) -> Result<(), Status> {
-    let asked = ControlClient::new(channel).list_nodes(wire::ListNodesRequest {}).await;
-    asked.map(|_| ())
+    nodes(&ControlClient::new(channel)).await.map(|_| ())
 }
 
 /// From the store of a controller that is not running.
