@@ -1,4 +1,4 @@
-//! How long one plan takes, by the number of nodes: pure, in this process, four tasks on each node.
+//! How long one plan takes, by the number of nodes: pure, in this process, twenty tasks on each node.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -20,7 +20,7 @@ use roster_proto::{
 use super::median;
 
 pub const NODES: [usize; 5] = [10, 100, 500, 1_000, 5_000];
-const TASKS_PER_NODE: usize = 4;
+const TASKS_PER_NODE: usize = 20;
 const ROUNDS: usize = 9;
 
 /// Milliseconds.
@@ -56,7 +56,7 @@ impl World {
     /// Until there is nothing to do, with agents that carry everything out at once.
     fn settle(&mut self) -> Result<(), String> {
         // A plan is cut short at some thousand changes.
-        for _ in 0..100 {
+        for _ in 0..1_000 {
             let (changes, base, _) = self.plan();
             if changes.is_empty() {
                 return Ok(());

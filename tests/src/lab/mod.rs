@@ -429,6 +429,10 @@ impl Lab {
         // Last, for without it a second attempt would not know what to remove.
         if left.is_empty() {
             left.extend(remove_tree(&self.place.data).err().map(|error| error.to_string()));
+            for labs in [self.place.run.parent(), self.place.data.parent()].into_iter().flatten() {
+                // The last lab's to remove: not empty while there are others.
+                let _others = fs::remove_dir(labs);
+            }
         }
         if left.is_empty() { Ok(()) } else { Err(Error::Leftovers(left)) }
     }
