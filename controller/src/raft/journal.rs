@@ -93,6 +93,11 @@ impl Journal {
         is_full.then_some(self.segments[1 - self.current].last)
     }
 
+    /// Bytes in the file that is being written.
+    pub(super) fn used(&self) -> u64 {
+        self.segments[self.current].end
+    }
+
     /// On the disk for good once this returns. What [`Self::needs_checkpoint`] said must be so.
     pub(super) fn append(&mut self, sequence: u64, batch: &Batch) -> Result<(), DiskError> {
         if self.segments[self.current].end >= self.limit {

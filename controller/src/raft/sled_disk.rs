@@ -7,9 +7,8 @@
 //! witness   see `witness`
 //! ```
 //!
-//! A batch is durable once it is in the journal; sled has it a moment later (`checkpoint`), and at the latest when the
-//! journal needs the room. Opening takes what sled does not have yet over from the journal, so that everything is read
-//! from sled.
+//! A batch is durable once it is in the journal; sled has what is left of it a while later (`checkpoint`), and at the
+//! latest when the journal needs the room. Opening takes what sled does not have yet over from the journal.
 //!
 //! sled must not flush by itself. On Linux sled 0.34 flushes with sync_file_range(2), which neither empties the disk's
 //! own cache nor records a file's new length, and it reuses a segment once what replaces it is flushed like that: a
@@ -35,7 +34,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    checkpoint::{Checkpointer, Target, merge},
+    checkpoint::{Checkpointer, Target, Writes, batch, overlay},
     disk::{Batch, Disk, ReadError},
     error::{Damage, DiskError, OpenError},
     journal::{self, Journal},
@@ -52,15 +51,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How the journal is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// How long a batch may wait for sled.
-    pub(super) checkpoint_after: Duration,
-    /// Of each of the journal's two files.
+    /// sled is given everything when nothing was written for so long.
+    pub(super) idle: Duration,
+    /// Of each of the journal's two files: enough for what is logged between two snapshots, and half as much again.
     pub(super) segment_bytes: u64,
+    /// sled is given what is left of one when so much of the other is used.
+    pub(super) hand_over_at: u64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { checkpoint_after: Duration::from_millis(100), segment_bytes: 4 << 20 }
+        Self { idle: Duration::from_secs(1), segment_bytes: 12 << 20, hand_over_at: 6 << 20 }
     }
 }
 
@@ -72,6 +73,7 @@ pub(super) struct SledDisk {
     db_path: PathBuf,
     journal: Journal,
     witness: Witness,
+    hand_over_at: u64,
     _lock: Flock<File>,
 }
 
@@ -122,8 +124,8 @@ impl SledDisk {
         let target =
             Target { db: db.clone(), db_file, db_path: db_path.clone(), synchronous, witness_file, witness_path };
         let done = take_over(&target, entries).map_err(unreadable)?;
-        let checkpointer = Checkpointer::start(target, pace.checkpoint_after, done)?;
-        Ok(Self { checkpointer, db, db_path, journal, witness, _lock: lock })
+        let checkpointer = Checkpointer::start(target, pace.idle, done)?;
+        Ok(Self { checkpointer, db, db_path, journal, witness, hand_over_at: pace.hand_over_at, _lock: lock })
     }
 
     /// Returns once sled has everything.
@@ -150,14 +152,19 @@ fn take_over(target: &Target, mut entries: Vec<journal::Entry>) -> Result<u64, R
     if first != done + 1 {
         return Err(Damage::JournalGap { log: done, journal: first }.into());
     }
-    target.write_db(merge(entries.into_iter().map(|entry| entry.batch)))?;
+    let mut writes = Writes::new();
+    entries.into_iter().for_each(|entry| overlay(&mut writes, entry.batch));
+    target.write_db(batch(writes))?;
     Ok(last)
 }
 
 impl Disk for SledDisk {
     fn get(&self, key: Key) -> Result<Option<Vec<u8>>, DiskError> {
-        self.checkpointer.catch_up()?;
-        let record = self.db.get(key.to_bytes()).map_err(DiskError::failed_to("read", &self.db_path))?;
+        let key = key.to_bytes();
+        if let Some(pending) = self.checkpointer.pending(&key)? {
+            return Ok(pending);
+        }
+        let record = self.db.get(key).map_err(DiskError::failed_to("read", &self.db_path))?;
         Ok(record.map(|record| record.to_vec()))
     }
 
@@ -169,11 +176,14 @@ impl Disk for SledDisk {
 
     fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
         match self.journal.needs_checkpoint() {
-            Some(sequence) => self.checkpointer.wait_for(sequence)?,
+            Some(sequence) => {
+                self.checkpointer.wait_for(sequence)?;
+                self.checkpointer.seal();
+            }
             None => self.checkpointer.check()?,
         }
         self.journal.append(witness.sequence, &batch)?;
-        self.checkpointer.push(batch, witness);
+        self.checkpointer.push(batch, witness, self.journal.used() >= self.hand_over_at);
         Ok(())
     }
 

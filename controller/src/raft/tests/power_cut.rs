@@ -63,7 +63,7 @@ fn config(dir: &Path) -> StoreConfig {
 }
 
 /// Small files, and no checkpoint but when the journal is full or one is asked for: a photograph must not move.
-const PACE: Pace = Pace { checkpoint_after: Duration::from_secs(3600), segment_bytes: 16 << 10 };
+const PACE: Pace = Pace { idle: Duration::from_secs(3600), segment_bytes: 16 << 10, hand_over_at: u64::MAX };
 
 fn open(dir: &Path) -> Result<Driver<Words, SledDisk>, OpenError> {
     start_driver(&config(dir), SledDisk::open(dir, 7, PACE)?, Box::new(Alone), 7)
