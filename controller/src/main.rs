@@ -8,6 +8,9 @@ use roster_controller::{Listeners, RunError, config::Config, run, status, teleme
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The log's owner and the sockets; more would only cost memory.
 const RUNTIME_THREADS: usize = 2;
 

@@ -1,8 +1,8 @@
 //! What became of the latest requests that named themselves, so that one that is sent again is not done again.
 
-use std::sync::Arc;
+use std::{borrow::Borrow, cmp::Ordering, sync::Arc};
 
-use imbl::{OrdMap, Vector};
+use imbl::{OrdSet, Vector};
 use roster_proto::id::Version;
 use serde::{Deserialize, Serialize};
 
@@ -25,12 +25,42 @@ pub(super) struct Answered {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Requests {
     kept: Vector<Arc<Answered>>,
-    by_id: OrdMap<String, Arc<Answered>>,
+    by_id: OrdSet<ById>,
+}
+
+/// An index that is copied with the state: the ids themselves are not.
+#[derive(Clone, Debug)]
+struct ById(Arc<Answered>);
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        &self.0.id
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
 }
 
 impl Requests {
     pub(super) fn get(&self, id: &str) -> Option<&Answered> {
-        self.by_id.get(id).map(Arc::as_ref)
+        self.by_id.get(id).map(|ById(answered)| answered.as_ref())
     }
 
     /// The id must be a new one.
@@ -39,11 +69,11 @@ impl Requests {
             return;
         }
         let answered = Arc::new(answered);
-        self.by_id.insert(answered.id.clone(), answered.clone());
+        self.by_id.insert(ById(answered.clone()));
         self.kept.push_back(answered);
         while self.kept.len() > REQUESTS_KEPT {
             if let Some(oldest) = self.kept.pop_front() {
-                self.by_id.remove(&oldest.id);
+                self.by_id.remove(oldest.id.as_str());
             }
         }
     }

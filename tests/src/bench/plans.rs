@@ -1,4 +1,4 @@
-//! How long one plan takes, by the number of nodes: pure, in this process, twenty tasks on each node.
+//! How long one plan takes, by the number of nodes: pure, in this process.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -19,8 +19,8 @@ use roster_proto::{
 
 use super::median;
 
-pub const NODES: [usize; 5] = [10, 100, 500, 1_000, 5_000];
-const TASKS_PER_NODE: usize = 20;
+/// Nodes, and the tasks on each: as many as a cluster may have at most.
+pub const SIZES: [(usize, usize); 6] = [(10, 20), (100, 20), (500, 20), (1_000, 20), (2_500, 20), (5_000, 10)];
 const ROUNDS: usize = 9;
 
 /// Milliseconds.
@@ -88,7 +88,7 @@ fn node_id(number: usize) -> NodeId {
 }
 
 /// More nodes than a cluster may have are put beside each other by hand.
-fn world(nodes: usize) -> Result<World, String> {
+fn world(nodes: usize, tasks_per_node: usize) -> Result<World, String> {
     let mut world = World::default();
     let capacity = Capacity { nano_cpus: 8_000_000_000, memory: 16 << 30 };
     let description = NodeDescription { hostname: "n".to_owned(), capacity, ..NodeDescription::default() };
@@ -102,7 +102,7 @@ fn world(nodes: usize) -> Result<World, String> {
         world.state.nodes.insert(node.id.clone(), node.into());
     }
     // Several services, as a cluster of that size has.
-    let replicas = TASKS_PER_NODE * nodes;
+    let replicas = tasks_per_node * nodes;
     let each = u32::try_from(replicas.div_ceil(10)).map_err(|error| error.to_string())?;
     let services = (0..10).map(|number| {
         let name = format!("s{number}").parse().expect("a name");
@@ -115,15 +115,15 @@ fn world(nodes: usize) -> Result<World, String> {
     if running == replicas { Ok(world) } else { Err(format!("{running} of {replicas} tasks run")) }
 }
 
-pub fn measure(nodes: usize) -> Result<Took, String> {
-    let mut world = world(nodes)?;
+pub fn measure(nodes: usize, tasks_per_node: usize) -> Result<Took, String> {
+    let mut world = world(nodes, tasks_per_node)?;
     let at_rest: Vec<f64> = (0..ROUNDS).map(|_| world.plan().2).collect();
     let mut lost = Vec::new();
     for number in 0..ROUNDS.min(nodes / 4) {
         world.apply(Command::SetNodesDown { nodes: vec![node_id(number)] });
         let (changes, _, took) = world.plan();
         let placed = changes.iter().filter(|change| matches!(change, Change::CreateTask { .. })).count();
-        if placed < TASKS_PER_NODE {
+        if placed < tasks_per_node {
             return Err(format!("only {placed} tasks of a lost node are placed anew"));
         }
         lost.push(took);
