@@ -399,14 +399,20 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             answers.push((answer, Ok((version, output))));
         }
         self.offer_current();
-        if !answers.is_empty() {
-            self.published.send_replace(Arc::new(self.machine.clone()));
+        if answers.is_empty() {
+            return Ok(());
         }
+        // Whoever is answered must find it. Those who only watch are woken after, for they would be served first.
+        self.published.send_if_modified(|state| {
+            *state = Arc::new(self.machine.clone());
+            false
+        });
         for (answer, outcome) in answers {
             if let Some(answer) = answer {
                 send(answer, outcome);
             }
         }
+        self.published.send_modify(|_| {});
         Ok(())
     }
 
