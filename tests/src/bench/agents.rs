@@ -42,6 +42,7 @@ use crate::{
 const AGENTS: usize = 1_000;
 /// Many sessions share a connection, as they never do outside of a benchmark: this machine has two cores.
 const CONNECTIONS: usize = 20;
+/// Of two services, each as large as may be.
 const TASKS: usize = 20_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -202,7 +203,8 @@ pub fn measure(trial: &Trial) -> Result<Figures, String> {
     let leader_pid = leader.pid(Daemon::Controller).map_err(text)?.ok_or("the leader does not run")?;
     let on_leader = leader.here().map_err(text)?;
     let spec = trial.spec(&format!(
-        "name: bench\nservices:\n  s: {{image: roster-hello, network_mode: none, deploy: {{replicas: {TASKS}}}}}\n"
+        "name: bench\nservices:\n  s: &s {{image: roster-hello, network_mode: none, deploy: {{replicas: {}}}}}\n  t: *s\n",
+        TASKS / 2
     ));
     let apply = || trial.rctl(&["apply", "--detach", "--quiet", &spec.to_string_lossy()]);
     let operator = trial.lab.operator().map_err(text)?;
