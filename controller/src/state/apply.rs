@@ -197,7 +197,7 @@ impl<'a> Edit<'a> {
         self.state.nodes.insert(node.id.clone(), Arc::new(node));
     }
 
-    /// Writes a task that is there already.
+    /// Writes a task that is there already, or the newest of its slot.
     fn put_task(&mut self, task: Task) {
         self.changed = true;
         let before = self.state.tasks.get(&task.id).cloned();
@@ -209,16 +209,12 @@ impl<'a> Edit<'a> {
                 self.raise_generation(node);
             }
             if let Some((node, _)) = after {
-                self.state.index.bind(node, &task.id);
                 self.raise_generation(node);
             }
         }
-        self.state.tasks.insert(task.id.clone(), Arc::new(task));
-    }
-
-    fn add_task(&mut self, task: Task) {
-        self.state.index.add(&task);
-        self.put_task(task);
+        let task = Arc::new(task);
+        self.state.index.put(&task);
+        self.state.tasks.insert(task.id.clone(), task);
     }
 
     /// Forgets a task that has ended.

@@ -117,7 +117,7 @@ impl ClusterState {
             version: snapshot.version,
             plan_base: snapshot.plan_base,
             intent_base: snapshot.intent_base,
-            index: Index::of(snapshot.tasks.iter().map(Arc::as_ref)),
+            index: Index::of(snapshot.tasks.iter()),
             services: snapshot.services.into_iter().map(|service| (service.id.clone(), service)).collect(),
             tasks: snapshot.tasks.into_iter().map(|task| (task.id.clone(), task)).collect(),
             nodes: snapshot.nodes.into_iter().map(|node| (node.id.clone(), node)).collect(),

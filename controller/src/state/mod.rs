@@ -109,7 +109,7 @@ impl Service {
 impl ClusterState {
     /// Every task of the service that is kept, slot by slot, oldest first in each.
     pub fn tasks_of<'a>(&'a self, service: &ServiceId) -> impl Iterator<Item = &'a Arc<Task>> + use<'a> {
-        self.index.slots(service).flat_map(|(_, ids)| ids.iter()).filter_map(|id| self.tasks.get(id))
+        self.index.slots(service).flat_map(|(_, tasks)| tasks)
     }
 
     /// The slots of the service that have tasks, in order.
@@ -123,7 +123,7 @@ impl ClusterState {
         service: &ServiceId,
         slot: &Slot,
     ) -> impl DoubleEndedIterator<Item = &'a Arc<Task>> + use<'a> {
-        self.index.slot(service, slot).iter().filter_map(|id| self.tasks.get(id))
+        self.index.slot(service, slot).iter()
     }
 
     /// The task that stands for a slot: the newest that has not ended, else the newest.
@@ -139,7 +139,7 @@ impl ClusterState {
 
     /// The tasks bound to the node that have not ended.
     pub fn tasks_on<'a>(&'a self, node: &NodeId) -> impl Iterator<Item = &'a Arc<Task>> + use<'a> {
-        self.index.node(node).filter_map(|id| self.tasks.get(id))
+        self.index.node(node)
     }
 
     /// What the task runs; `None` only for a task that is not of this state.

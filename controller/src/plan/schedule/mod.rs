@@ -169,7 +169,10 @@ impl Host {
         self.nano_cpus = self.nano_cpus.saturating_add(reserved.nano_cpus.unwrap_or(0));
         self.memory = self.memory.saturating_add(reserved.memory.unwrap_or(0));
         self.tasks += 1;
-        *self.by_service.entry(ask.service.clone()).or_default() += 1;
+        match self.by_service.get_mut(ask.service) {
+            Some(count) => *count += 1,
+            None => drop(self.by_service.insert(ask.service.clone(), 1)),
+        }
         for port in ask.ports {
             let bindings = self.ports.entry((port.protocol, port.published)).or_default();
             let binding = Binding { host_ip: port.host_ip, service: ask.service.clone() };

@@ -81,7 +81,7 @@ impl Edit<'_> {
         if task.status.cause.is_some() {
             self.tell_task(&task, || format!("{} waits", task.name()));
         }
-        self.add_task(task);
+        self.put_task(task);
     }
 
     fn assign_task(&mut self, id: &TaskId, node: &NodeId) {
