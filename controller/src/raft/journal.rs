@@ -12,8 +12,8 @@
 //! does not fit ends them, unless a whole one follows it: then it was not the last, and that is told as damage.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io,
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, Read as _},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -60,7 +60,7 @@ impl Journal {
         for name in NAMES {
             let path = dir.join(name);
             let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).and_then(|file| {
-                file.write_all_at(&vec![0; limit as usize], 0)?;
+                io::copy(&mut io::repeat(0).take(limit), &mut &file)?;
                 file.sync_all()
             });
             written.map_err(DiskError::failed_to("write", &path))?;
@@ -117,17 +117,14 @@ impl Journal {
 
 impl Segment {
     fn open(path: PathBuf) -> Result<(Self, Vec<Entry>), ReadError> {
-        let read = || -> io::Result<_> {
-            let bytes = fs::read(&path)?;
-            Ok((OpenOptions::new().read(true).write(true).open(&path)?, bytes))
-        };
-        let (file, bytes) = match read() {
+        let disk_error = DiskError::failed_to("read", &path);
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Damage::JournalMissing.into()),
-            other => other.map_err(DiskError::failed_to("read", &path))?,
+            opened => opened.map_err(&disk_error)?,
         };
         let mut entries: Vec<Entry> = Vec::new();
         let mut end = 0;
-        while let Some((entry, length)) = decode(&bytes[end..]) {
+        while let Some((entry, length)) = read(&file, end).map_err(&disk_error)? {
             if entries.last().is_some_and(|before| before.sequence + 1 != entry.sequence) {
                 break;
             }
@@ -135,18 +132,39 @@ impl Segment {
             end += length;
         }
         let last = entries.last().map_or(0, |entry| entry.sequence);
-        if last > 0 && is_followed(&bytes[end..], last) {
+        if last > 0 && is_followed(&file, end, last).map_err(&disk_error)? {
             return Err(Damage::Journal { sequence: last + 1 }.into());
         }
-        Ok((Self { file, path, end: end as u64, last }, entries))
+        Ok((Self { file, path, end, last }, entries))
     }
 }
 
 /// Whether behind a record that does not fit comes the one after it, which is written only once that was flushed.
-fn is_followed(rest: &[u8], last: u64) -> bool {
-    let Some(length) = Fields(rest).u32() else { return false };
-    let next = rest.get(HEADER.saturating_add(length as usize)..).and_then(decode);
-    next.is_some_and(|(entry, _)| entry.sequence == last + 2)
+fn is_followed(file: &File, at: u64, last: u64) -> io::Result<bool> {
+    let Some(length) = length_at(file, at)? else { return Ok(false) };
+    let next = read(file, at.saturating_add(length))?;
+    Ok(next.is_some_and(|(entry, _)| entry.sequence == last + 2))
+}
+
+/// The record that begins there, and how long it is. Only that much of the file is read.
+fn read(file: &File, at: u64) -> io::Result<Option<(Entry, u64)>> {
+    let Some(length) = length_at(file, at)? else { return Ok(None) };
+    if length > file.metadata()?.len().saturating_sub(at) {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(decode(&bytes).map(|(entry, _)| (entry, length)))
+}
+
+/// How long the record that begins there is, if it is one.
+fn length_at(file: &File, at: u64) -> io::Result<Option<u64>> {
+    let mut length = [0; 4];
+    match file.read_exact_at(&mut length, at) {
+        Ok(()) => Ok(Some(HEADER as u64 + u64::from(u32::from_be_bytes(length)))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn encode(sequence: u64, batch: &Batch, buffer: &mut Vec<u8>) {
@@ -201,6 +219,8 @@ fn decode(bytes: &[u8]) -> Option<(Entry, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;
