@@ -63,7 +63,11 @@ Examples:
     Demote(Controller),
 
     /// Have another controller lead
-    #[command(after_help = "Examples:\n  rctl cluster transfer vm2")]
+    #[command(after_help = "\
+It must have a vote and keep up. Nothing stops; returns once it leads.
+
+Examples:
+  rctl cluster transfer vm2")]
     Transfer(Controller),
 
     /// Take a controller out of the cluster, also a dead one
@@ -94,9 +98,9 @@ Examples:
     /// Change the cluster's settings
     #[command(after_help = "\
 Settings:
-  replace-controller-after   a voter that was unreachable this long is replaced by a spare; never
-  brake-for                  how long the brake holds by itself; never: until it is released
-  certificate-lifetime       of the certificates that are issued from now on
+  replace-controller-after   a voter that was unreachable this long is replaced by a spare; never [2m]
+  brake-for                  how long the brake holds by itself; never: until it is released [10m]
+  certificate-lifetime       of the certificates that are issued from now on [90d]
 
 Examples:
   rctl cluster set replace-controller-after=2m
