@@ -33,7 +33,7 @@ use crate::{
     forward::request_id,
     plan::preview,
     state::{Brake, ClusterState, MAX_NODE_LABELS, command::Command},
-    status::{invalid_id, malformed},
+    status::{invalid_id, malformed, retry_safe},
 };
 
 /// Messages of one stream waiting for its caller to read them.
@@ -65,9 +65,10 @@ impl Api {
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move {
             let end = tokio::select! {
+                biased;
                 end = body => end,
                 () = replies.closed() => Ok(()),
-                () = shutdown.cancelled() => Err(Status::unavailable("the controller is stopping: try again")),
+                () = shutdown.cancelled() => Err(retry_safe("the controller is stopping: try again")),
             };
             if let Err(status) = end {
                 // Nobody is left to tell when this fails.

@@ -42,8 +42,8 @@ pub(super) struct Book {
 #[derive(Debug, Default)]
 struct Pages {
     entries: BTreeMap<PeerId, Entry>,
-    /// Where others say a peer is.
-    hearsay: BTreeMap<PeerId, String>,
+    /// By who told it last: where others are.
+    hearsay: BTreeMap<PeerId, Vec<(PeerId, String)>>,
     /// Counts the changes of addresses that peers gave of themselves.
     edition: u64,
 }
@@ -77,9 +77,9 @@ impl Book {
         }
     }
 
-    /// Another peer says that this one is at `address`.
-    pub(super) fn hear_of(&self, peer: PeerId, address: String) {
-        self.pages().hearsay.insert(peer, address);
+    /// A peer says where others are, all that it knows of.
+    pub(super) fn hear(&self, from: PeerId, others: Vec<(PeerId, String)>) {
+        self.pages().hearsay.insert(from, others);
         self.called.notify_waiters();
     }
 
@@ -105,8 +105,9 @@ impl Book {
     pub(super) fn addresses(&self, peer: PeerId, known: Option<&str>) -> Vec<String> {
         let pages = self.pages();
         let said = pages.entries.get(&peer).map(|entry| entry.announced.address.as_str());
+        let told = pages.hearsay.values().flatten().filter(|(other, _)| *other == peer);
         let mut addresses: Vec<String> = Vec::new();
-        for address in said.into_iter().chain(pages.hearsay.get(&peer).map(String::as_str)).chain(known) {
+        for address in said.into_iter().chain(told.map(|(_, address)| address.as_str())).chain(known) {
             if !address.is_empty() && !addresses.iter().any(|other| other == address) {
                 addresses.push(address.to_owned());
             }

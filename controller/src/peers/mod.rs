@@ -33,7 +33,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use protobuf::Message as _;
-use roster_proto::{call, id::PeerId};
+use roster_proto::{call, id::PeerId, wire};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 
@@ -43,7 +43,7 @@ use self::{book::Book, incoming::Incoming, link::Link};
 use crate::{
     forward,
     raft::{EncodedMachine, Message, Store, Transport},
-    state::ClusterState,
+    state::{ClusterState, MAX_CONTROLLERS},
     status::chain,
 };
 
@@ -240,13 +240,11 @@ impl Shared {
         self.book.addresses(peer, known.map(|controller| controller.address.as_str()))
     }
 
-    /// Another controller says where this one is. It is no more than a place to try: who answers there must show that
-    /// it is the one that was looked for.
-    fn hear_of(&self, peer: PeerId, address: String) {
-        let is_member = |store: &Store<ClusterState>| store.read().controllers.contains_key(&peer);
-        if peer != self.me.id && address.len() <= MAX_ADDRESS && self.store.get().is_some_and(is_member) {
-            self.book.hear_of(peer, address);
-        }
+    /// Another controller says where others are. They are no more than places to try: who answers there must show that
+    /// it is a controller of this cluster, and, before raft speaks to it, which one.
+    fn hear(&self, from: PeerId, whereabouts: Vec<wire::Whereabouts>) {
+        let told = whereabouts.into_iter().filter(|told| told.address.len() <= MAX_ADDRESS).take(MAX_CONTROLLERS);
+        self.book.hear(from, told.map(|told| (PeerId(told.controller), told.address)).collect());
     }
 
     /// Where this controller is, by its own word or else as the cluster has it: one that has only just joined knows

@@ -79,8 +79,8 @@ impl Raft for RaftService {
         let receive = async {
             while let Some(frame) = frames.message().await? {
                 book.heard(peer);
-                for wire::Whereabouts { controller, address } in frame.whereabouts {
-                    self.shared().hear_of(PeerId(controller), address);
+                if !frame.whereabouts.is_empty() {
+                    self.shared().hear(peer, frame.whereabouts);
                 }
                 for message in frame.messages {
                     store.step(&message).await?;

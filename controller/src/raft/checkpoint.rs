@@ -198,6 +198,16 @@ impl Checkpointer {
         self.wait_for(last)
     }
 
+    /// Returns once nothing is on its way to sled, nor about to be: up to which sequence sled has everything.
+    #[cfg(test)]
+    pub(super) fn rest(&self) -> u64 {
+        let mut progress = self.shared.lock();
+        while progress.writing || progress.hand_over && progress.sealed.witness.sequence > progress.done {
+            progress = self.shared.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
+        }
+        progress.done
+    }
+
     /// Whether it still works.
     pub(super) fn check(&self) -> Result<(), DiskError> {
         Self::verdict(&mut self.shared.lock())

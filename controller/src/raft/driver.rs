@@ -403,8 +403,9 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             return Ok(());
         }
         // Whoever is answered must find it. Those who only watch are woken after, for they would be served first.
-        self.published.send_if_modified(|state| {
-            *state = Arc::new(self.machine.clone());
+        let mut machine = Arc::new(self.machine.clone());
+        self.published.send_if_modified(|published| {
+            std::mem::swap(published, &mut machine);
             false
         });
         for (answer, outcome) in answers {

@@ -56,7 +56,9 @@ pub enum Damage {
     Lost { acknowledged: u64, last_index: u64, found: u64, found_index: u64 },
     #[error("the directory `journal`, which holds the last writes, is missing")]
     JournalMissing,
-    #[error("write {sequence} in `journal` does not match its checksum, and a later one does")]
+    #[error(
+        "write {sequence} in `journal` does not match its checksum, and a later one does: the files there were damaged"
+    )]
     Journal { sequence: u64 },
     #[error("`log` ends at write {log} and `journal` begins with write {journal}: what was between them is missing")]
     JournalGap { log: u64, journal: u64 },

@@ -14,7 +14,7 @@ use protobuf::Message;
 use super::error::Damage;
 
 /// Rises when these bytes change their meaning.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// sled moves a page that outgrows a quarter of a segment (128 KiB) to a file of its own, which it never flushes. A
 /// page holds up to 17 records before it is split.

@@ -37,7 +37,7 @@ use super::{
     checkpoint::{Checkpointer, Target, Writes, batch, overlay},
     disk::{Batch, Disk, ReadError},
     error::{Damage, DiskError, OpenError},
-    journal::{self, Journal},
+    journal::{Found, Journal},
     record::{FORMAT, Head, Key, unseal},
     witness::{self, Witness},
 };
@@ -116,16 +116,22 @@ impl SledDisk {
                 "this file system has no synchronous files (attribute S): a power cut while the log is written may damage it"
             );
         }
-        let (journal, entries) = Journal::open(&journal, pace.segment_bytes).map_err(unreadable)?;
+        let (mut journal, found) = Journal::open(&journal, pace.segment_bytes, witness.store).map_err(unreadable)?;
         let db_path = log.join("db");
         let db = open_sled(&log, dir)?;
         let db_file = OpenOptions::new().write(true).open(&db_path);
         let db_file = db_file.map_err(DiskError::failed_to("open", &db_path)).map_err(disk_error)?;
         let target =
             Target { db: db.clone(), db_file, db_path: db_path.clone(), synchronous, witness_file, witness_path };
-        let done = take_over(&target, entries).map_err(unreadable)?;
+        let done = take_over(&target, found).map_err(unreadable)?;
+        journal.restart();
         let checkpointer = Checkpointer::start(target, pace.idle, done)?;
         Ok(Self { checkpointer, db, db_path, journal, witness, hand_over_at: pace.hand_over_at, _lock: lock })
+    }
+
+    #[cfg(test)]
+    pub(super) fn rest(&self) -> u64 {
+        self.checkpointer.rest()
     }
 
     /// Returns once sled has everything.
@@ -136,7 +142,7 @@ impl SledDisk {
 }
 
 /// Gives sled what the journal has and it does not; returns sled's sequence.
-fn take_over(target: &Target, mut entries: Vec<journal::Entry>) -> Result<u64, ReadError> {
+fn take_over(target: &Target, Found { mut entries, beyond }: Found) -> Result<u64, ReadError> {
     let key = Key::Head.to_bytes();
     let record = target.db.get(&key).map_err(DiskError::failed_to("read", &target.db_path))?;
     let head = record.as_ref().and_then(|record| Head::from_bytes(unseal(&key, record)?));
@@ -146,6 +152,10 @@ fn take_over(target: &Target, mut entries: Vec<journal::Entry>) -> Result<u64, R
         // Whoever reads the log next says what is wrong with it.
         (Some(_), None) => return Ok(0),
     };
+    let last = entries.last().map_or(done, |entry| entry.sequence.max(done));
+    if beyond > last {
+        return Err(Damage::Journal { sequence: last + 1 }.into());
+    }
     entries.retain(|entry| entry.sequence > done);
     let Some((first, last)) = entries.first().zip(entries.last()) else { return Ok(done) };
     let (first, last) = (first.sequence, last.sequence);

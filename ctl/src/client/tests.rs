@@ -180,6 +180,11 @@ async fn one_of_no_cluster_is_left_for_another() {
     let mut client = control(&wishes(&[first.address, third.address])).await.unwrap();
     assert_eq!(scale(&mut client).await.unwrap_err().message(), "in no cluster yet");
     assert_eq!((first.ids.lock().unwrap().len(), third.ids.lock().unwrap().len()), (2, 1));
+    // It is not gone back to when the other one has to be asked again.
+    let fourth = start(|number| if number < 4 { Err(no_leader(call::RETRY_SAFE)) } else { Ok(4) }).await;
+    let mut client = control(&wishes(&[first.address, fourth.address])).await.unwrap();
+    assert_eq!(scale(&mut client).await.unwrap(), 4);
+    assert_eq!(first.ids.lock().unwrap().len(), 3);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //! twice. A controller that is of no cluster is left for the next. A stream that breaks ends with a status that says so ([`super::goes_on`]); whoever reads it takes it up.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -57,12 +58,15 @@ struct Connection {
     number: u64,
     /// The endpoint to begin with.
     first: usize,
+    /// Those that are of no cluster.
+    useless: BTreeSet<usize>,
 }
 
 #[derive(Clone)]
 struct Open {
     channel: Channel,
     endpoint: Endpoint,
+    index: usize,
     number: u64,
 }
 
@@ -102,10 +106,10 @@ impl Shared {
         if let Some(open) = &connection.open {
             return Ok(open.clone());
         }
-        let (index, channel) = self.race(connection.first).await?;
+        let (index, channel) = self.race(connection.first, &connection.useless).await?;
         connection.number += 1;
         connection.first = index;
-        let open = Open { channel, endpoint: self.target.endpoints[index].clone(), number: connection.number };
+        let open = Open { channel, endpoint: self.target.endpoints[index].clone(), index, number: connection.number };
         connection.open = Some(open.clone());
         Ok(open)
     }
@@ -119,10 +123,23 @@ impl Shared {
         }
     }
 
+    /// Not to be asked again; false when no other is left, and each may be.
+    async fn pass_over(&self, open: &Open) -> bool {
+        self.give_up(open.number).await;
+        let mut connection = self.connection.lock().await;
+        connection.useless.insert(open.index);
+        let others = connection.useless.len() < self.target.endpoints.len();
+        if !others {
+            connection.useless.clear();
+        }
+        others
+    }
+
     /// The first endpoint to answer. Each gets a head start over the next.
-    async fn race(&self, first: usize) -> Result<(usize, Channel), Vec<Failure>> {
+    async fn race(&self, first: usize, useless: &BTreeSet<usize>) -> Result<(usize, Channel), Vec<Failure>> {
         let endpoints = &self.target.endpoints;
-        let mut waiting = (0..endpoints.len()).map(|offset| (first + offset) % endpoints.len());
+        let order = (0..endpoints.len()).map(|offset| (first + offset) % endpoints.len());
+        let mut waiting = order.filter(|index| !useless.contains(index)).collect::<Vec<_>>().into_iter();
         let mut tried = FuturesUnordered::new();
         let mut failures = Vec::new();
         loop {
@@ -159,12 +176,10 @@ impl Shared {
         let deadline = Instant::now() + self.target.request_timeout;
         let mut pause = *PAUSE.start();
         let mut trouble = None;
-        let mut others = self.target.endpoints.len() - 1;
         for _ in 0..MAX_TRIES {
             let Some(body) = replay.body() else { break };
             let (again, outcome) = self.one_try(kind, &parts, body, deadline).await;
-            if again == Again::Elsewhere && others > 0 {
-                others -= 1;
+            if again == Again::Elsewhere {
                 trouble = Some(outcome);
                 continue;
             }
@@ -204,8 +219,10 @@ impl Shared {
         };
         match answer {
             Ok(Ok(response)) => {
-                let again = Again::of_answer(response.headers());
-                if again != Again::Never && self.target.endpoints.len() > 1 {
+                let mut again = Again::of_answer(response.headers());
+                if again == Again::Elsewhere {
+                    again = if self.pass_over(&open).await { again } else { Again::Never };
+                } else if again != Again::Never && self.target.endpoints.len() > 1 {
                     self.give_up(open.number).await;
                 }
                 let endpoint = open.endpoint;

@@ -19,7 +19,7 @@ use super::{
         disk::{Batch, Disk},
         driver::Driver,
         open::start_driver,
-        record::Key,
+        record::{Head, Key},
         sled_disk::{FS_SYNC_FL, Pace, SledDisk, attributes},
         witness::Witness,
     },
@@ -95,6 +95,25 @@ struct Filmed {
     disk: SledDisk,
     dir: PathBuf,
     film: Arc<Mutex<Vec<Image>>>,
+    script: Script,
+}
+
+/// When sled is given what the journal holds.
+#[derive(Clone, Copy)]
+enum Script {
+    /// Everything after every fifth batch, with a photograph before and one after.
+    CatchUp,
+    /// As in earnest: what is left of a file of the journal, once the other one is in use.
+    HandOver,
+}
+
+impl Script {
+    fn pace(self) -> Pace {
+        match self {
+            Script::CatchUp => PACE,
+            Script::HandOver => Pace { hand_over_at: 4 << 10, ..PACE },
+        }
+    }
 }
 
 impl Filmed {
@@ -115,8 +134,11 @@ impl Disk for Filmed {
     fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
         let sequence = witness.sequence;
         self.disk.write(batch, witness)?;
+        if matches!(self.script, Script::HandOver) {
+            self.disk.rest();
+        }
         self.shoot();
-        if sequence.is_multiple_of(5) {
+        if matches!(self.script, Script::CatchUp) && sequence.is_multiple_of(5) {
             self.disk.catch_up()?;
             self.shoot();
         }
@@ -130,13 +152,13 @@ impl Disk for Filmed {
 
 /// Says the words one by one, over three openings of the store, and shows every step. Returns the files at rest: what
 /// happens to the journal before sled has what is in it is more than can be told.
-fn film(words: &[String], mut show: impl FnMut(Scene)) -> Image {
+fn film(script: Script, words: &[String], mut show: impl FnMut(Scene)) -> Image {
     let dir = TempDir::new().unwrap();
     let film = Arc::new(Mutex::new(Vec::new()));
     let (mut before, mut acknowledged) = (Image::new(), 0);
     for words in words.chunks(words.len().div_ceil(3)) {
-        let disk = SledDisk::open(dir.path(), 7, PACE).unwrap();
-        let disk = Filmed { disk, dir: dir.path().to_owned(), film: film.clone() };
+        let disk = SledDisk::open(dir.path(), 7, script.pace()).unwrap();
+        let disk = Filmed { disk, dir: dir.path().to_owned(), film: film.clone(), script };
         disk.shoot();
         let mut driver: Driver<Words, _> = start_driver(&config(dir.path()), disk, Box::new(Alone), 7).unwrap();
         for word in words {
@@ -162,14 +184,15 @@ fn words(count: usize, size: usize) -> Vec<String> {
 
 #[test]
 fn a_crash_between_any_two_steps_loses_nothing() {
-    let words = words(50, 3000);
-    let mut steps = 0;
-    film(&words, |scene| {
-        let acknowledged = &words[..scene.acknowledged];
-        assert!(check(&scene.after, acknowledged, &format!("step {steps}")), "step {steps} is no damage");
-        steps += 1;
-    });
-    assert!(steps > 60, "{steps}");
+    for (script, words, least) in [(Script::CatchUp, words(50, 3000), 60), (Script::HandOver, words(150, 1500), 150)] {
+        let mut steps = 0;
+        film(script, &words, |scene| {
+            let acknowledged = &words[..scene.acknowledged];
+            assert!(check(&scene.after, acknowledged, &format!("step {steps}")), "step {steps} is no damage");
+            steps += 1;
+        });
+        assert!(steps > least, "{steps}");
+    }
 }
 
 #[test]
@@ -202,7 +225,7 @@ fn a_first_start_that_was_cut_short_is_begun_again() {
 #[test]
 fn files_cut_short_are_told() {
     let words = words(60, 2000);
-    let image = film(&words, |_| {});
+    let image = film(Script::CatchUp, &words, |_| {});
     assert!(check(&image, &words, "whole"));
     let mut damaged = 0;
     for (path, bytes) in &image {
@@ -226,7 +249,7 @@ fn files_cut_short_are_told() {
 #[test]
 fn files_overwritten_are_told() {
     let words = words(60, 2000);
-    let image = film(&words, |_| {});
+    let image = film(Script::CatchUp, &words, |_| {});
     let mut rng = rand::rngs::StdRng::seed_from_u64(12);
     let mut damaged = 0;
     for (path, bytes) in &image {
@@ -250,7 +273,7 @@ fn blocks_that_were_not_flushed_may_be_lost() {
     let mut rng = rand::rngs::StdRng::seed_from_u64(11);
     let (mut in_journal, mut in_sled) = (Cuts::default(), Cuts::default());
     let mut steps = 0;
-    film(&words, |Scene { before, after, acknowledged }| {
+    film(Script::CatchUp, &words, |Scene { before, after, acknowledged }| {
         if before.is_empty() {
             return;
         }
@@ -299,4 +322,33 @@ fn tear(before: &Image, after: &Image, rng: &mut impl Rng) -> Image {
         torn.insert(path.clone(), bytes);
     }
     torn
+}
+
+/// What was undone since never reaches sled; what is left does, before its file is written over.
+#[test]
+fn a_file_of_the_journal_is_handed_over_without_what_was_undone() {
+    let dir = TempDir::new().unwrap();
+    let mut disk = SledDisk::open(dir.path(), 7, Script::HandOver.pace()).unwrap();
+    let key = |index| Key::Entry { index, part: 0 };
+    let mut handed_over = BTreeSet::new();
+    for sequence in 1..=200 {
+        let mut batch = Batch::default();
+        batch.put(key(sequence), &[7; 600]);
+        if sequence > 3 && !(sequence - 3).is_multiple_of(10) {
+            batch.remove(key(sequence - 3));
+        }
+        batch.put(Key::Head, &Head { store: 7, sequence, ..Head::default() }.to_bytes());
+        disk.write(batch, Witness { store: 7, sequence, ..Witness::default() }).unwrap();
+        handed_over.insert(disk.rest());
+        for index in 1..=sequence {
+            let is_left = index > sequence - sequence.min(3) || index.is_multiple_of(10);
+            assert_eq!(disk.get(key(index)).unwrap().is_some(), is_left, "entry {index} at {sequence}");
+        }
+    }
+    assert!(handed_over.len() > 5 && handed_over.last().is_some_and(|last| *last < 200), "{handed_over:?}");
+    let before = disk.keys().unwrap();
+    drop(disk);
+    let disk = SledDisk::open(dir.path(), 7, Script::HandOver.pace()).unwrap();
+    assert_eq!(disk.keys().unwrap(), before);
+    assert_eq!(before.len(), 1 + 19 + 3);
 }
