@@ -38,6 +38,8 @@ use super::{
 pub(super) const HEARTBEAT_TICKS: usize = 2;
 /// The shortest election timeout; the longest is just under twice as long.
 pub(super) const ELECTION_TICKS: usize = 10;
+/// Between two attempts to find out whether the others would vote.
+const ASK_AGAIN_TICKS: usize = 2;
 /// An append carries at least one entry and otherwise no more bytes than this ...
 const MESSAGE_BYTES: u64 = 1 << 20;
 /// ... and so many appends may be on their way to a peer.
@@ -170,6 +172,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
     pub(super) fn tick(&mut self) {
         self.now += 1;
         self.node.tick();
+        self.ask_again_for_votes();
         let commit = self.node.raft.raft_log.committed;
         if self.told < commit {
             self.told = commit;
@@ -179,6 +182,17 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         self.drop_offer_when_idle();
         self.status_due = true;
         self.after_input();
+    }
+
+    /// Another voter whose clock is a little behind still holds to the leader that is gone, and says nothing. To ask
+    /// whether it would vote binds nobody: it is asked again soon, not after a whole election timeout.
+    fn ask_again_for_votes(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::PreCandidate && raft.election_elapsed >= ASK_AGAIN_TICKS {
+            raft.election_elapsed = 0;
+            // What fails here fails again at the next message, where it is told; raft's own tick does the same.
+            let _ = self.node.campaign();
+        }
     }
 
     /// Whether the clock matters: there is anybody to hear from, or this one, left alone, has yet to stand for election,
