@@ -103,7 +103,10 @@ impl Switch {
         self.ip(&["link", "add", host, "type", "veth", "peer", "name", LINK, "netns", &file])?;
         self.ip(&["link", "set", host, "master", BRIDGE, "up"])?;
         run(netns.command("ip").args(["address", "add", &format!("{address}/24"), "dev", LINK]))?;
-        run(netns.command("ip").args(["link", "set", LINK, "up"]))?;
+        // The same at every boot, as a real card's: the others remember whom they spoke to.
+        let [_, b, c, d] = address.octets();
+        let card = format!("02:00:00:{b:02x}:{c:02x}:{d:02x}");
+        run(netns.command("ip").args(["link", "set", LINK, "address", &card, "up"]))?;
         run(netns.command("ip").args(["route", "add", "default", "via", &OPERATOR.to_string()])).map(drop)
     }
 
