@@ -8,12 +8,15 @@ use roster_proto::{
     task::{Desired, Task},
 };
 
+/// The tasks of one slot.
+type Attempts = Arc<Vec<Arc<Task>>>;
+
 /// Holds the tasks themselves: a plan looks at every one of them several times, and finding one by its id is most of
 /// what that costs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Index {
     /// Oldest first. `created` is strictly increasing within a slot, so that a rebuilt index has the same order.
-    slots: OrdMap<ServiceId, OrdMap<Slot, Arc<Vec<Arc<Task>>>>>,
+    slots: OrdMap<ServiceId, OrdMap<Slot, Attempts>>,
     /// Bound and not ended.
     nodes: OrdMap<NodeId, OrdMap<TaskId, Arc<Task>>>,
 }
