@@ -61,10 +61,12 @@ async fn who_leads(wishes: &Wishes, leader: u64) -> Result<Option<Leader>, Error
 
 fn table(versions: &Versions) -> String {
     let mut text = format!("rctl        {}\n", versions.rctl);
-    if let Some(Controller { version, state_version, term, .. }) = &versions.controller {
+    if let Some(Controller { version, state_version, leader, term }) = &versions.controller {
         text += &format!("controller  {version} (state version {state_version}, term {term})\n");
         text += &match &versions.leader {
             Some(leader) => format!("leader      {} ({})\n", leader.version, leader.name),
+            // In no cluster that others could join, it has no name.
+            None if *leader != 0 => format!("leader      {version} (this controller)\n"),
             None => "leader      none known\n".to_owned(),
         };
     }
