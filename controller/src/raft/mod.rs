@@ -52,6 +52,7 @@ mod witness;
 
 #[cfg(test)]
 mod tests;
+mod ticks;
 
 use roster_proto::id::Version;
 

@@ -3,7 +3,8 @@
 //! Guarantees: a change goes out under a request id, the same one at every try, so that however often it is sent it
 //! happens once. A call is made again, with another controller if there is one, when its connection breaks or the
 //! controller says that another try may do better; until the request timeout, and only where repeating it cannot do it
-//! twice. A controller that is of no cluster is left for the next. A stream that breaks ends with a status that says so ([`super::goes_on`]); whoever reads it takes it up.
+//! twice. A controller that is of no cluster is left for the next. A stream that breaks ends with a status that says so
+//! ([`super::goes_on`]); whoever reads it takes it up.
 
 use std::{
     collections::BTreeSet,

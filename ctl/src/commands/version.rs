@@ -72,3 +72,21 @@ fn table(versions: &Versions) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leads_is_told() {
+        let told = |leader: u64, named: Option<&str>| {
+            let named = named.map(|name| Leader { name: name.to_owned(), version: "2.0.0".to_owned() });
+            let controller = Controller { version: "1.0.0".to_owned(), state_version: 7, leader, term: 2 };
+            let text = table(&Versions { rctl: "1.0.0", controller: Some(controller), leader: named });
+            text.lines().last().unwrap_or_default().to_owned()
+        };
+        assert_eq!(told(5, Some("vm2")), "leader      2.0.0 (vm2)");
+        assert_eq!(told(5, None), "leader      1.0.0 (this controller)");
+        assert_eq!(told(0, None), "leader      none known");
+    }
+}
