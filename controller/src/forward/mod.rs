@@ -40,7 +40,7 @@ use tower::{Layer, Service, ServiceExt};
 pub use self::peers::{Peers, Unreachable};
 use crate::{
     raft::Leadership,
-    status::{chain, retry_safe, retry_same_id},
+    status::{chain, retry_elsewhere, retry_safe, retry_same_id},
 };
 
 /// How long a call waits for somebody to lead: an election or two.
@@ -104,6 +104,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let kind = Kind::of(request.uri().path());
+        if kind != Kind::Own && self.forward.peers.is_removed() {
+            return Box::pin(async { Ok(removed().into_http()) });
+        }
         let stale = request.headers().get(call::CONSISTENCY).is_some_and(|value| value == call::STALE);
         if !kind.needs_leader() && (kind != Kind::Overview || stale) {
             return Box::pin(self.inner.call(request));
@@ -177,6 +180,10 @@ where
                 () = sleep(PAUSE) => {}
             }
         }
+        // Why it heard of no leader; perhaps it found out only just now.
+        if self.forward.peers.is_removed() {
+            return removed().into_http();
+        }
         if let (Kind::Overview, Some(body)) = (self.kind, replay.body()) {
             return self.here(Request::from_parts(parts, body)).await;
         }
@@ -246,7 +253,7 @@ where
             }
         };
         match channel.oneshot(request).await {
-            Ok(response) => Tried::Answered(response),
+            Ok(response) => Tried::Answered(self.unless_removed(response)),
             Err(error) => {
                 self.forward.peers.failed(peer);
                 let again = Again::of_transport(&error);
@@ -257,6 +264,17 @@ where
         }
     }
 
+    /// The leader's answer, unless it is about this controller's own certificate, of which the caller knows nothing.
+    fn unless_removed(&self, response: Response<Body>) -> Response<Body> {
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            self.forward.peers.refused(&status);
+            if self.forward.peers.is_removed() {
+                return removed().into_http();
+            }
+        }
+        response
+    }
+
     /// Ends once this is no longer who leads, as far as this controller knows.
     fn moved(&self, from: Leadership) -> impl Future<Output = ()> + Send + use<S> {
         let mut leadership = self.forward.leadership.clone();
@@ -265,6 +283,13 @@ where
             let _ended = leadership.wait_for(|now| (now.leader, now.term) != (from.leader, from.term)).await;
         }
     }
+}
+
+/// What it knows is of the past, and nobody takes a call from it any more.
+fn removed() -> Status {
+    retry_elsewhere(
+        "this controller was removed from the cluster: ask another one; `rctl cluster leave` on its host empties it",
+    )
 }
 
 /// For a change whose caller made none: it is then safe to pass it on twice.

@@ -1,7 +1,7 @@
 //! The way to the other controllers.
 
 use futures::future::BoxFuture;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 /// Connections to the other controllers.
 pub trait Peers: std::fmt::Debug + Send + Sync + 'static {
@@ -10,6 +10,12 @@ pub trait Peers: std::fmt::Debug + Send + Sync + 'static {
 
     /// A call on it failed: the next ones get a new connection.
     fn failed(&self, peer: u64);
+
+    /// What another controller refused a call with: it may be that this one was removed.
+    fn refused(&self, answer: &Status);
+
+    /// This controller belongs to the cluster no longer.
+    fn is_removed(&self) -> bool;
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -41,7 +41,7 @@ struct Behaviour {
     /// Request ids and callers of the changes that came, in order.
     asked: Mutex<Vec<(String, String)>>,
     /// While it holds, changes are taken and not answered.
-    stuck: std::sync::atomic::AtomicBool,
+    stuck: AtomicBool,
     arrived: Notify,
     sent: AtomicUsize,
     gone: Notify,
@@ -56,11 +56,14 @@ struct Peer {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Addresses(Arc<Mutex<BTreeMap<u64, SocketAddr>>>);
+struct Addresses {
+    known: Arc<Mutex<BTreeMap<u64, SocketAddr>>>,
+    removed: Arc<AtomicBool>,
+}
 
 impl Peers for Addresses {
     fn connect(&self, peer: u64) -> BoxFuture<'static, Result<Channel, Unreachable>> {
-        let address = self.0.lock().unwrap().get(&peer).copied();
+        let address = self.known.lock().unwrap().get(&peer).copied();
         Box::pin(async move {
             let address = address.ok_or(Unreachable::NoAddress(peer))?;
             let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
@@ -73,6 +76,16 @@ impl Peers for Addresses {
     }
 
     fn failed(&self, _peer: u64) {}
+
+    fn refused(&self, answer: &Status) {
+        if answer.metadata().contains_key(call::REMOVED) {
+            self.removed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
 }
 
 fn leads(leader: Option<u64>, term: u64, own: u64) -> Leadership {
@@ -86,7 +99,7 @@ async fn peers(count: u64) -> Vec<Peer> {
     for id in 1..=count {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound");
-        addresses.0.lock().unwrap().insert(id, address);
+        addresses.known.lock().unwrap().insert(id, address);
         let (leadership, seen) = watch::channel(leads(None, 1, id));
         let service = Arc::new(Behaviour::default());
         let stop = CancellationToken::new();
@@ -424,6 +437,40 @@ async fn reads_stay_and_the_overview_is_told_without_a_leader() {
     assert!(ask("/roster.v1.Cluster/Status", true).await.is_none());
     assert!(ask("/roster.v1.Cluster/Status", false).await.is_none());
     assert!(ask("/roster.v1.Control/Apply", false).await.expect("a refusal").message().contains("nobody knows where"));
+}
+
+#[tokio::test]
+async fn one_that_was_removed_sends_its_callers_elsewhere() {
+    let (leadership, seen) = watch::channel(leads(None, 1, 1));
+    let addresses = Addresses::default();
+    let layer = Forward::new(seen, Arc::new(addresses.clone()));
+    let here = tower::service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty())));
+    let ask = async |path: &str| {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let response = within("an answer", layer.layer(here).oneshot(request)).await.unwrap();
+        Status::from_header_map(response.headers())
+    };
+    // The leader it still believes in refuses its certificate.
+    let refuses = Server::builder().add_routes(Routes::from(axum::Router::new().fallback(async || {
+        let mut status = Status::unauthenticated("controller/c1 was removed");
+        status.metadata_mut().insert(call::REMOVED, MetadataValue::from_static("yes"));
+        status.into_http::<Body>()
+    })));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    addresses.known.lock().unwrap().insert(2, listener.local_addr().expect("bound"));
+    let leader = tokio::spawn(refuses.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
+    assert!(ask("/roster.v1.Control/ListTasks").await.is_none(), "it does not know yet");
+    leadership.send_replace(leads(Some(2), 1, 1));
+    for path in ["/roster.v1.Control/Apply", "/roster.v1.Cluster/Status", "/roster.v1.Control/ListTasks"] {
+        let status = ask(path).await.expect("a refusal");
+        assert_eq!(
+            (status.code(), retry(&status)),
+            (Code::FailedPrecondition, Some(call::RETRY_ELSEWHERE)),
+            "{status}"
+        );
+    }
+    assert!(ask("/roster.v1.Local/Leave").await.is_none(), "its own are its own");
+    leader.abort();
 }
 
 #[test]

@@ -226,6 +226,14 @@ impl forward::Peers for Peers {
     fn failed(&self, peer: u64) {
         self.disconnect(PeerId(peer));
     }
+
+    fn refused(&self, answer: &Status) {
+        self.learn(answer);
+    }
+
+    fn is_removed(&self) -> bool {
+        Peers::is_removed(self)
+    }
 }
 
 impl Shared {

@@ -60,6 +60,8 @@ pub(super) struct Driver<M: Machine, D: Disk> {
     waiting: BTreeMap<u64, Answer<M>>,
     /// The term of that leadership.
     leading_term: u64,
+    /// In ticks.
+    pub(super) leading_since: u64,
     pub(super) reads: Reads<M>,
     pub(super) reconfiguration: Reconfiguration,
     next_id: u64,
@@ -119,6 +121,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             proposed: Vec::new(),
             waiting: BTreeMap::new(),
             leading_term: 0,
+            leading_since: 0,
             reads: Reads::default(),
             reconfiguration: Reconfiguration::default(),
             next_id: mix(seed),
@@ -403,6 +406,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             self.fail_waiting(&ProposeError::LeadershipLost { leader });
             self.reconfiguration.fail(&MembersError::Lost { leader });
             self.leading_term = self.node.raft.term;
+            self.leading_since = self.now;
         }
         self.watch_transfer();
         self.watch_change();

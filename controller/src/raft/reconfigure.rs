@@ -30,6 +30,9 @@ pub(super) type MembersAnswer = oneshot::Sender<Result<(), MembersError>>;
 /// Raft gives a transfer up after one election timeout; the new leader may need a while to be heard.
 const TRANSFER_TICKS: u64 = 3 * ELECTION_TICKS as u64;
 
+/// After this time a new leader has heard everybody who can be heard.
+const NEW_TICKS: u64 = 2 * ELECTION_TICKS as u64;
+
 #[derive(Default)]
 pub(super) struct Reconfiguration {
     change: Option<Change>,
@@ -223,6 +226,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             voters: peers(&self.conf.voters),
             outgoing: peers(&self.conf.voters_outgoing),
             learners: peers(&[&self.conf.learners[..], &self.conf.learners_next[..]].concat()),
+            new_to_lead: self.is_leader() && self.now - self.leading_since < NEW_TICKS,
             progress: self.progress(),
         }
     }

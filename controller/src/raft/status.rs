@@ -19,6 +19,8 @@ pub struct RaftStatus {
     /// The voters before the change under way, whose majority is needed too. Empty: there is none.
     pub outgoing: Vec<PeerId>,
     pub learners: Vec<PeerId>,
+    /// It leads for less than a second or so: that it has not heard somebody says nothing yet.
+    pub new_to_lead: bool,
     /// The other peers as their leader sees them; empty where another one leads.
     pub progress: BTreeMap<PeerId, PeerProgress>,
 }
@@ -28,7 +30,8 @@ impl RaftStatus {
     pub(super) fn unknown(id: PeerId) -> Self {
         let (voters, outgoing, learners) = (Vec::new(), Vec::new(), Vec::new());
         let progress = BTreeMap::new();
-        Self { id, term: 0, leader: None, commit: 0, applied: 0, voters, outgoing, learners, progress }
+        let (leader, new_to_lead) = (None, false);
+        Self { id, term: 0, leader, commit: 0, applied: 0, voters, outgoing, learners, new_to_lead, progress }
     }
 }
 

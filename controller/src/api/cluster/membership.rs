@@ -68,8 +68,8 @@ impl ClusterApi {
             role: role.into(),
             release: known.release.clone(),
             reachable: match raft.leader {
-                // Followers hear little of each other.
-                Some(leader) if leader != raft.id => known.silent_since.is_none(),
+                // Followers hear little of each other, and so has who led none of them until now.
+                Some(leader) if leader != raft.id || raft.new_to_lead => known.silent_since.is_none(),
                 _ => own || heard.is_some_and(|(at, _)| at.elapsed() <= HEARD_WITHIN),
             },
             matched,

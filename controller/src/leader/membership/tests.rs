@@ -31,6 +31,7 @@ impl Cluster {
             voters: vec![PeerId(1), PeerId(2), PeerId(3)],
             outgoing: Vec::new(),
             learners: Vec::new(),
+            new_to_lead: false,
             progress: BTreeMap::new(),
         };
         let mut cluster =

@@ -181,6 +181,18 @@ fn one_change_at_a_time() {
 }
 
 #[test]
+fn a_leader_is_new_until_everybody_had_time_to_answer_it() {
+    let mut peers = Peers::voters(3);
+    let is_new = |peers: &Peers| peers.drivers[&1].status().borrow().new_to_lead;
+    peers.tick(1);
+    assert_eq!((peers.leader(), is_new(&peers)), (1, true));
+    peers.tick(20);
+    assert!(!is_new(&peers));
+    peers.transfer(3).unwrap();
+    assert!(!is_new(&peers), "it follows");
+}
+
+#[test]
 fn the_leadership_is_handed_over_on_request() {
     let mut peers = Peers::voters(3);
     peers.join(4);

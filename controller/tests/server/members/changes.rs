@@ -1,6 +1,9 @@
 //! Controllers come, go, move, die, and change their part.
 
-use roster_proto::wire::{self, controller::Role};
+use roster_proto::{
+    call,
+    wire::{self, controller::Role},
+};
 use tonic::Code;
 
 use super::{Member, free_address, leader, named, of, role, roles, three, voters};
@@ -16,7 +19,11 @@ async fn votes_are_given_and_taken_and_the_leadership_moves() {
     assert_eq!(role(&status, "c3"), Some(Role::Voter));
 
     c1.cluster().transfer_leadership(named("c2")).await.expect("handed over");
-    c2.until("the leadership", |status| leader(status) == Some("c2")).await;
+    let status = c2.until("the leadership", |status| leader(status) == Some("c2")).await;
+    assert!(
+        status.controllers.iter().all(|one| one.reachable),
+        "nobody is missed who had no time to answer: {status:?}"
+    );
     // The leader loses its vote, and with it the leadership.
     c2.cluster().demote(named("c2")).await.expect("demoted");
     let status = c1.until("another leader", |status| matches!(leader(status), Some("c1" | "c3"))).await;
@@ -59,6 +66,10 @@ async fn controllers_are_removed_by_others_down_to_the_last() {
     c2.cluster().remove_controller(named("c1")).await.expect("removed");
     let status = c2.until("two voters", |status| voters(status) == 2 && status.leader != 0).await;
     assert_eq!(roles(&status), [("c2", Role::Voter), ("c3", Role::Voter)]);
+    // Whoever asks it is to ask another one.
+    let elsewhere = c1.apply("late").await.expect_err("removed");
+    assert!(elsewhere.message().contains("was removed from the cluster: ask another one"), "{elsewhere}");
+    assert_eq!(elsewhere.metadata().get(call::RETRY).expect("a hint"), call::RETRY_ELSEWHERE);
     // It finds out and needs no force.
     c1.leave(false).await.expect("left");
     c1.until_it_waits().await;
