@@ -79,8 +79,8 @@ pub(super) struct Driver<M: Machine, D: Disk> {
     pub(super) policy: SnapshotPolicy,
     /// The members as of the snapshot that is being encoded.
     pub(super) encoding: Option<ConfState>,
-    /// The last snapshot that a peer was sent.
-    pub(super) offer: Option<(u64, Arc<EncodedMachine>)>,
+    /// The last snapshots that peers were sent, by index.
+    pub(super) offers: Vec<(u64, Arc<EncodedMachine>)>,
     /// The data of the snapshot that raft was given last.
     pub(super) received: Option<Received<M>>,
 }
@@ -136,7 +136,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             conf,
             policy,
             encoding: None,
-            offer: None,
+            offers: Vec::new(),
             received: None,
         };
         driver.offer_current();

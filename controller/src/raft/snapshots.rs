@@ -21,6 +21,9 @@ use super::{
 /// How long a snapshot that a peer was sent is kept for it while nothing is heard of that peer.
 const OFFER_TICKS: u64 = 200;
 
+/// Kept for peers: the one that is sent now, and the one before.
+const OFFERS: usize = 2;
+
 /// When to take a snapshot: whichever comes first since the last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SnapshotPolicy {
@@ -111,24 +114,26 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         log.offers.current = Some(metadata);
     }
 
-    /// The machine of a snapshot that raft sends: the one that was sent before, or the present one.
+    /// The machine of a snapshot that raft sends: one that was sent before, or the present one.
     pub(super) fn offered(&mut self, metadata: &SnapshotMetadata) -> Arc<EncodedMachine> {
-        match &self.offer {
-            Some((index, machine)) if *index == metadata.index => machine.clone(),
-            _ => {
-                assert_eq!(metadata.index, self.applied, "raft is offered the machine as it is");
-                let machine = self.machine.clone();
-                let machine = Arc::new(EncodedMachine::new(move || machine.encode()));
-                self.offer = Some((metadata.index, machine.clone()));
-                self.node.mut_store().offers.sent = Some(metadata.clone());
-                machine
-            }
+        if let Some((_, machine)) = self.offers.iter().find(|(index, _)| *index == metadata.index) {
+            return machine.clone();
         }
+        assert_eq!(metadata.index, self.applied, "raft is offered the machine as it is");
+        let machine = self.machine.clone();
+        let machine = Arc::new(EncodedMachine::new(move || machine.encode()));
+        // Among the messages of one moment there may be others with the one sent before, to peers that it fits.
+        if self.offers.len() == OFFERS {
+            self.offers.remove(0);
+        }
+        self.offers.push((metadata.index, machine.clone()));
+        self.node.mut_store().offers.sent = Some(metadata.clone());
+        machine
     }
 
     /// Nobody needs the snapshot any more whom the log itself serves.
     pub(super) fn drop_offer_when_idle(&mut self) {
-        if self.offer.is_none() {
+        if self.offers.is_empty() {
             return;
         }
         let reach = self.node.store().tail.before().0;
@@ -137,7 +142,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             *peer != self.id() && progress.matched < reach && heard
         };
         if !self.is_leader() || !self.node.raft.prs().iter().any(needs_it) {
-            self.offer = None;
+            self.offers.clear();
             self.node.mut_store().offers.sent = None;
         }
     }
