@@ -20,10 +20,11 @@ use roster_agent::{
     config::{Cli, Command, Flags},
     image::ImageStore,
     network::{Network, NetworkConfig},
-    runtime::linux::{LinuxConfig, LinuxRuntime, limits::Cgroups, shim_beside},
+    runtime::linux::{LinuxConfig, LinuxRuntime, shim_beside},
     services::HostServices,
     telemetry::{self, Chain},
 };
+use roster_runtime::cgroup::Hierarchies;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -98,9 +99,9 @@ async fn sweep(flags: &Flags, purge: bool, grace: Duration) -> Result<(), Failur
     let host = Host::open(flags).await?;
     let count = clean::containers(&host.runtime, grace, &mut left).await;
     left.note("remove the network", host.network.remove().await);
-    let cgroups = Cgroups::open(&flags.cgroup_parent)?;
     // The parent's own directories, with whatever strays in them.
-    left.note("remove the cgroup", cgroups.dirs("").remove());
+    let parent = Path::new("/").join(flags.cgroup_parent.trim_matches('/'));
+    left.note("remove the cgroup", Hierarchies::open()?.dirs(&parent)?.remove());
     drop(host);
     clean::directories(&flags.run_dir, &flags.data_dir, purge, &mut left);
     if !left.0.is_empty() {

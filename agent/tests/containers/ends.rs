@@ -43,9 +43,9 @@ async fn what_cannot_start_says_why() {
         assert_eq!(host.leftovers(&name), Vec::<std::path::PathBuf>::new());
     }
     insta::assert_snapshot!(messages, @r#"
-    running "nope" is impossible here: the image has no such program in PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (a shell calls this exit code 127)
-    running "/bin/nope" is impossible here: the image has no such program (a shell calls this exit code 127)
-    running "/plain" is impossible here: it is not executable, or its directory may not be entered (a shell calls this exit code 126)
+    running "nope" is impossible here: executable file not found in PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin: no such program there (a shell calls this exit code 127)
+    running "/bin/nope" is impossible here: executable file not found: no such program there (a shell calls this exit code 127)
+    running "/plain" is impossible here: permission denied: it is not executable, or its directory may not be entered (a shell calls this exit code 126)
     running "/script" is impossible here: the file is there, but the interpreter or dynamic linker it names is not
     running "/garbage" is impossible here: it is no program for this machine: exec format error (a shell calls this exit code 126)
     running as user "ghost" is impossible here: the container's /etc/passwd has no user "ghost"

@@ -138,7 +138,7 @@ impl Drop for Host {
         for cgroup in self.cgroups() {
             let groups: Vec<_> = fs::read_dir(&cgroup).into_iter().flatten().flatten().map(|e| e.path()).collect();
             for group in groups.into_iter().filter(|path| path.is_dir()) {
-                let dirs = roster_agent::runtime::linux::cgroup::CgroupDirs(vec![group]);
+                let dirs = roster_runtime::cgroup::CgroupDirs(vec![group]);
                 if let Err(error) = dirs.remove() {
                     eprintln!("left over: {dirs:?}: {error}");
                 }

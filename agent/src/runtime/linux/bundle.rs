@@ -9,8 +9,8 @@
 //! * `process.user.username` holds the user as it was written (`www-data:adm`); only the container's own passwd and
 //!   group files, which the shim sees, tell the numbers.
 //!
-//! Deliberately absent: seccomp, a devices cgroup (every mount is `nodev` and `/dev` has nothing but the harmless
-//! devices), cgroup v1 mounts below `/sys/fs/cgroup`, anonymous volumes for an image's `VOLUME`.
+//! Deliberately absent: a devices cgroup (every mount is `nodev` and `/dev` has nothing but the harmless devices),
+//! cgroup v1 mounts below `/sys/fs/cgroup`, anonymous volumes for an image's `VOLUME`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -22,24 +22,29 @@ use oci_spec::{
     OciSpecError,
     image::ImageConfiguration,
     runtime::{
-        Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-        Mount as OciMount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+        Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespace,
+        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, Mount as OciMount, MountBuilder,
+        ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
     },
 };
 use roster_proto::{
     assignment::Assignment,
     id::NodeId,
-    spec::{Mount, Propagation},
+    spec::{Limits, Mount, Propagation},
+};
+use roster_runtime::{
+    container::{ANNOTATION_CREATE, ANNOTATION_INIT},
+    error::StartError,
+    seccomp,
 };
 
-use super::report::StartError;
-
-/// Run a small init as process 1.
-pub const ANNOTATION_INIT: &str = "org.roster.init";
-/// Make an empty directory at this bind mount's source where there is nothing; one source a line.
-pub const ANNOTATION_CREATE: &str = "org.roster.create";
 /// OCI's own name for it.
 pub const ANNOTATION_STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
+
+/// Microseconds: the kernel's and Docker's default.
+const CPU_PERIOD: u64 = 100_000;
+/// Microseconds: the kernel refuses less.
+const SMALLEST_QUOTA: u64 = 1_000;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -143,6 +148,7 @@ fn build(contents: &Contents<'_>) -> Result<Spec, BundleError> {
         oci_user = oci_user.username(user);
     }
     let capabilities: HashSet<Capability> = CAPABILITIES.into_iter().collect();
+    let allowed = capabilities.clone();
     let process = ProcessBuilder::default()
         .terminal(false)
         .user(oci_user.build()?)
@@ -164,9 +170,11 @@ fn build(contents: &Contents<'_>) -> Result<Spec, BundleError> {
         .build()?;
     let linux = LinuxBuilder::default()
         .cgroups_path(contents.cgroup.clone())
+        .resources(resources(&task.resources.limits)?)
         .namespaces(namespaces(&contents.network)?)
         .masked_paths(MASKED_PATHS.map(str::to_owned).to_vec())
         .readonly_paths(READONLY_PATHS.map(str::to_owned).to_vec())
+        .seccomp(seccomp::default_profile(&allowed))
         .build()?;
     let spec = SpecBuilder::default()
         .version("1.0.2")
@@ -178,6 +186,29 @@ fn build(contents: &Contents<'_>) -> Result<Spec, BundleError> {
         .linux(linux)
         .build()?;
     Ok(spec)
+}
+
+/// The limit of memory holds for memory and swap together: a container that is out of memory is killed, not swapped.
+fn resources(limits: &Limits) -> Result<LinuxResources, OciSpecError> {
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let mut resources = LinuxResources::default();
+    if let Some(pids) = limits.pids {
+        resources.set_pids(Some(LinuxPidsBuilder::default().limit(signed(pids)).build()?));
+    }
+    if let Some(bytes) = limits.memory.map(signed) {
+        resources.set_memory(Some(LinuxMemoryBuilder::default().limit(bytes).swap(bytes).build()?));
+    }
+    if let Some(nano_cpus) = limits.nano_cpus {
+        let (quota, period) = quota(nano_cpus);
+        resources.set_cpu(Some(LinuxCpuBuilder::default().quota(quota).period(period).build()?));
+    }
+    Ok(resources)
+}
+
+/// Quota and period in microseconds.
+fn quota(nano_cpus: u64) -> (i64, u64) {
+    let quota = (nano_cpus / (1_000_000_000 / CPU_PERIOD)).max(SMALLEST_QUOTA);
+    (i64::try_from(quota).unwrap_or(i64::MAX), CPU_PERIOD)
 }
 
 /// `web-2`: the replica's name as a host name may be written.
@@ -305,8 +336,9 @@ fn of_task(wanted: &Mount) -> Result<OciMount, OciSpecError> {
                 Propagation::Rslave => "rslave",
                 Propagation::Slave => "slave",
             };
-            let mut options = vec!["rbind".to_owned(), "nodev".to_owned(), propagation.to_owned()];
-            options.extend(read_only.then(|| "ro".to_owned()));
+            // What is mounted below it on the host too.
+            let mut options = vec!["rbind".to_owned(), "rnodev".to_owned(), propagation.to_owned()];
+            options.extend(read_only.then(|| "rro".to_owned()));
             mount(&target.to_string_lossy(), "bind", Some(source), options)
         }
         Mount::Tmpfs { target, size, mode, read_only } => {

@@ -30,18 +30,21 @@ use roster_proto::{
     cause::Cause,
     id::{NodeId, TaskId},
 };
+use roster_runtime::{
+    cgroup::{CgroupDirs, Hierarchies},
+    signal, sys,
+};
 use tokio::sync::Semaphore;
 
 use super::{
     bundle::{self, ANNOTATION_STOP_SIGNAL, Contents, Network},
     etc,
     lease::LeaseFile,
-    limits::Cgroups,
     logs, readiness,
     record::{self, BundleDir},
+    report::cause,
     shim::{Call, lease},
     shim_binary::ShimBinary,
-    signal, sys,
     trash::Trash,
 };
 use crate::{
@@ -81,7 +84,7 @@ pub struct RootImage<'a> {
 #[derive(Debug)]
 pub struct Containers {
     config: ContainersConfig,
-    cgroups: Cgroups,
+    hierarchies: Hierarchies,
     shim: ShimBinary,
     trash: Trash,
     /// A layer below every image with the standard mount points, so that none has to be made in an upper directory.
@@ -114,8 +117,8 @@ impl Containers {
         }
         let base = config.data_dir.join("base");
         etc::make_base_layer(&base).map_err(failed(format!("make the base layer {}", base.display())))?;
-        let cgroups = Cgroups::open(&config.cgroup_parent)
-            .map_err(|error| OpenError::new("use control groups".to_owned(), error))?;
+        let hierarchies =
+            Hierarchies::open().map_err(|error| OpenError::new("use control groups".to_owned(), error))?;
         let shim = ShimBinary::open(&config.shim).map_err(failed(format!(
             "use {} to make containers (it is installed beside roster-agent)",
             config.shim.display()
@@ -123,7 +126,7 @@ impl Containers {
         let trash = Trash::open(vec![config.data_dir.join("trash"), config.run_dir.join("trash")])
             .map_err(failed("open the trash directories".to_owned()))?;
         let starts = Semaphore::new(START_CONCURRENCY);
-        Ok(Self { config, cgroups, shim, trash, base, starts, removals: AtomicU64::new(0), busy: Mutex::default() })
+        Ok(Self { config, hierarchies, shim, trash, base, starts, removals: AtomicU64::new(0), busy: Mutex::default() })
     }
 
     /// The directory of a task's log, whether or not the task still exists.
@@ -133,6 +136,20 @@ impl Containers {
 
     fn bundle(&self, task: &TaskId) -> BundleDir {
         BundleDir(self.config.run_dir.join("tasks").join(task.as_str()))
+    }
+
+    /// Below the root of every hierarchy.
+    fn parent(&self) -> PathBuf {
+        Path::new("/").join(self.config.cgroup_parent.trim_matches('/'))
+    }
+
+    fn group(&self, task: &TaskId) -> PathBuf {
+        self.parent().join(task.as_str())
+    }
+
+    fn cgroup(&self, task: &TaskId) -> Result<CgroupDirs, RuntimeError> {
+        let found = self.hierarchies.dirs(&self.group(task));
+        found.map_err(|error| RuntimeError { cause: cause(error), transient: true })
     }
 
     fn layer_dir(&self, task: &TaskId) -> PathBuf {
@@ -150,7 +167,7 @@ impl Containers {
                 tasks.extend(entry.file_name().into_string().ok().and_then(|name| TaskId::new(name).ok()));
             }
         }
-        let groups = self.cgroups.list().map_err(|error| failed("list cgroups".to_owned(), error))?;
+        let groups = self.hierarchies.list(&self.parent()).map_err(|error| failed("list cgroups".to_owned(), error))?;
         tasks.extend(groups.into_iter().filter_map(|name| TaskId::new(name).ok()));
         tasks.into_iter().map(|task| Ok(Observed { phase: self.phase(&task)?, task })).collect()
     }
@@ -215,10 +232,10 @@ impl Containers {
             work: dir.join("work"),
             files: &dir,
             network: *network,
-            cgroup: self.cgroups.path(assignment.task.as_str()),
-            cgroup2: self.cgroups.is_v2(),
+            cgroup: self.group(&assignment.task),
+            cgroup2: self.hierarchies.is_v2(),
         });
-        let spec = spec.map_err(|error| RuntimeError { cause: error.into(), transient: false })?;
+        let spec = spec.map_err(|error| RuntimeError { cause: cause(error), transient: false })?;
         stop_signal(&spec)?;
         Ok(spec)
     }
@@ -243,8 +260,8 @@ impl Containers {
             fs::write(bundle.config(), serde_json::to_vec(spec)?)
         };
         made().map_err(|error| failed("write the bundle".to_owned(), error))?;
-        let limits = &assignment.spec.resources.limits;
-        let cgroup = self.cgroups.create(task.as_str(), limits).map_err(|error| {
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+        let cgroup = self.hierarchies.create(&self.group(task), &resources).map_err(|error| {
             let what = format!("limiting {}", assignment.name());
             RuntimeError { cause: Cause::Impossible { what, reason: error.to_string() }, transient: false }
         })?;
@@ -293,7 +310,7 @@ impl Containers {
     }
 
     pub async fn kill(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {
-        let cgroup = self.cgroups.dirs(task.as_str());
+        let cgroup = self.cgroup(task)?;
         blocking(move || cgroup.kill().map_err(|error| failed("kill the container".to_owned(), error))).await
     }
 
@@ -305,7 +322,7 @@ impl Containers {
     pub async fn probe(&self, task: &TaskId, command: &[String], timeout: Duration) -> Result<Probed, RuntimeError> {
         let call = Call::Exec {
             bundle: self.bundle(task).0,
-            cgroup: self.cgroups.dirs(task.as_str()).0,
+            cgroup: self.cgroup(task)?.0,
             timeout,
             command: command.iter().map(Into::into).collect(),
         };
@@ -333,7 +350,7 @@ impl Containers {
 
     /// Idempotent; goes on past errors.
     fn tear_down(&self, task: &TaskId) -> Result<(), RuntimeError> {
-        let cgroup = self.cgroups.dirs(task.as_str());
+        let cgroup = self.cgroup(task)?;
         let mut errors = Vec::new();
         let mut attempt = |step: &str, result: io::Result<()>| {
             errors.extend(result.err().map(|error| format!("{step}: {error}")));

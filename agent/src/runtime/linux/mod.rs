@@ -4,19 +4,15 @@
 //! can be used and tested without the others.
 
 pub mod bundle;
-pub mod cgroup;
 pub mod containers;
 mod etc;
 pub mod lease;
-pub mod limits;
 pub mod logs;
 mod readiness;
 pub mod record;
 pub mod report;
 pub mod shim;
 mod shim_binary;
-mod signal;
-pub(crate) mod sys;
 pub(crate) mod trash;
 
 use std::{

@@ -1,72 +1,24 @@
-//! What a container's directory says of it, and how a process is told from a later one of the same pid.
+//! What a container's directory says of it.
 //!
 //! Records are written to a temporary name and renamed, so that a reader sees a whole one or none.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     net::Ipv4Addr,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use oci_spec::runtime::Spec;
 use roster_proto::time::Timestamp;
+use roster_runtime::{
+    error::{StartError, Step},
+    identity::Identity,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::sys;
 use crate::runtime::{Ended, Started};
-
-/// One process, for good: the pid alone is used again once it has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    pub pid: u32,
-    /// Clock ticks from boot to its start: field 22 of `/proc/PID/stat`, proc_pid_stat(5).
-    pub start: u64,
-}
-
-impl Identity {
-    pub fn of(pid: u32) -> io::Result<Self> {
-        let stat = Stat::read(pid)?;
-        Ok(Self { pid, start: stat.start })
-    }
-
-    /// Runs: exists, is the same process, and is not a zombie.
-    pub fn is_running(self) -> bool {
-        Stat::read(self.pid).is_ok_and(|stat| stat.start == self.start && !matches!(stat.state, 'Z' | 'X'))
-    }
-
-    /// A descriptor of exactly this process; `None` when it is gone.
-    pub fn pidfd(self) -> io::Result<Option<OwnedFd>> {
-        let pidfd = match sys::pidfd_open(self.pid) {
-            Ok(pidfd) => pidfd,
-            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        // Looked at after the descriptor was opened: had the pid passed to another process, the start would differ.
-        let same = Stat::read(self.pid).is_ok_and(|stat| stat.start == self.start);
-        Ok(same.then_some(pidfd))
-    }
-}
-
-struct Stat {
-    state: char,
-    start: u64,
-}
-
-impl Stat {
-    fn read(pid: u32) -> io::Result<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood")))
-    }
-
-    /// The name in parentheses may itself hold spaces and parentheses; the last one closes it.
-    fn parse(text: &str) -> Option<Self> {
-        let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
-        let state = fields.next()?.chars().next()?;
-        let start = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, start })
-    }
-}
 
 /// Written by the shim once the container's program is executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +52,17 @@ impl BundleDir {
 
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// The container's name: its task's.
+    pub fn id(&self) -> &str {
+        self.0.file_name().and_then(OsStr::to_str).unwrap_or_default()
+    }
+
+    pub fn spec(&self) -> Result<Spec, StartError> {
+        let config = self.config();
+        let text = fs::read(&config).step(|| format!("read {}", config.display()))?;
+        serde_json::from_slice(&text).step(|| format!("read {}", config.display()))
     }
 
     pub fn running(&self) -> io::Result<Option<Running>> {
@@ -145,21 +108,6 @@ fn write(dir: &Path, name: &str, record: &impl Serialize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stat_survives_a_hostile_process_name() {
-        let text = "12 (a) R 1 (b) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 0 0";
-        let stat = Stat::parse(text).expect("a whole line");
-        assert_eq!((stat.state, stat.start), ('S', 98765));
-    }
-
-    #[test]
-    fn another_process_of_the_same_pid_is_not_it() {
-        let me = Identity::of(std::process::id()).expect("own stat");
-        assert!(me.is_running() && me.pidfd().expect("pidfd").is_some());
-        let other = Identity { start: me.start + 1, ..me };
-        assert!(!other.is_running() && other.pidfd().expect("pidfd").is_none());
-    }
 
     #[test]
     fn records_come_back_as_written() {

@@ -14,16 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roster_proto::cause::Cause;
+use roster_runtime::sys;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
     containers::failed,
     readiness,
     record::Running,
-    report::{ExecReport, StartReport},
+    report::{ExecReport, StartReport, cause},
     shim::Call,
-    sys,
 };
 use crate::runtime::{Probed, RuntimeError};
 
@@ -68,7 +67,7 @@ impl ShimBinary {
                 reap_later(shim)?;
                 return Ok(running);
             }
-            Ok(Ok(StartReport::Failed(error))) => RuntimeError { cause: error.into(), transient: false },
+            Ok(Ok(StartReport::Failed(error))) => RuntimeError { cause: cause(error), transient: false },
             Ok(Err(text)) => failed("run the shim".to_owned(), died(&text)),
             Err(error) => error,
         };
@@ -112,7 +111,7 @@ impl ShimBinary {
         match serde_json::from_slice(&report) {
             Ok(ExecReport::Exited(code)) => Ok(Probed { code: Some(code), output }),
             Ok(ExecReport::TimedOut) => Ok(Probed { code: None, output }),
-            Ok(ExecReport::Failed(error)) => Err(RuntimeError { cause: Cause::from(error), transient: false }),
+            Ok(ExecReport::Failed(error)) => Err(RuntimeError { cause: cause(error), transient: false }),
             Err(_) => Err(failed("run a command in the container".to_owned(), died(&report))),
         }
     }

@@ -121,7 +121,7 @@ fn the_rest_follows_the_spec_and_the_image() {
     assert_eq!(targets[0], "/");
     assert_eq!(targets[targets.len() - 2..], ["/a", "/a/b"]);
     let options = mounts[mounts.len() - 1].options().clone().unwrap_or_default();
-    assert_eq!(options, ["rbind", "nodev", "rslave", "ro"]);
+    assert_eq!(options, ["rbind", "rnodev", "rslave", "rro"]);
     let annotations = spec.annotations().as_ref().expect("annotations");
     assert_eq!(annotations[ANNOTATION_CREATE], "/host");
     assert_eq!(annotations[ANNOTATION_INIT], "true");
@@ -134,4 +134,11 @@ fn the_rest_follows_the_spec_and_the_image() {
 fn resolv_conf_drops_loopback_only() {
     let host = "# c\nnameserver 127.0.0.53\nnameserver 10.0.0.2\nnameserver ::1\nsearch lan\noptions edns0";
     assert_eq!(resolv_conf(host), "# c\nnameserver 10.0.0.2\nsearch lan\noptions edns0\n");
+}
+
+#[test]
+fn cpus_become_a_quota() {
+    assert_eq!(quota(500_000_000), (50_000, 100_000));
+    assert_eq!(quota(2_000_000_000), (200_000, 100_000));
+    assert_eq!(quota(1), (1_000, 100_000));
 }

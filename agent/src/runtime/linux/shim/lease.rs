@@ -22,14 +22,12 @@ use nix::{
     },
 };
 
-use super::sys;
-use crate::{
-    clock::BootTime,
-    runtime::linux::{
-        lease::LeaseFile,
-        report::{StartError, Step},
-    },
+use roster_runtime::{
+    error::{StartError, Step},
+    sys,
 };
+
+use crate::{clock::BootTime, runtime::linux::lease::LeaseFile};
 
 /// How a singleton ends when its lease does.
 #[derive(Clone, Debug, PartialEq, Eq)]

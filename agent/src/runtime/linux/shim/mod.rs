@@ -15,15 +15,10 @@
 //!
 //! Runs as root with one thread, without an async runtime. Deliberately absent: terminals, attaching, restarting.
 
-mod container;
 mod exec;
-mod init;
 pub(crate) mod lease;
 mod log_file;
-mod privileges;
-mod rootfs;
 mod run;
-mod user;
 
 use std::{
     ffi::OsString,
@@ -34,12 +29,12 @@ use std::{
     time::Duration,
 };
 
+use roster_runtime::cgroup::CgroupDirs;
+
 use super::{
-    cgroup::CgroupDirs,
     lease::LeaseFile,
     record::BundleDir,
     report::{ExecReport, StartReport},
-    sys,
 };
 
 /// What `roster-shim` was asked to do. Written by the agent only, so it is strict and not a user interface.

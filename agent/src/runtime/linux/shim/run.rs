@@ -13,19 +13,25 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use roster_proto::report::LogStream;
+use roster_runtime::{
+    cgroup::CgroupDirs,
+    channel::{Channel, await_exec},
+    container::{self, Birth, Stdio},
+    error::{StartError, Step},
+    identity::Identity,
+    sys,
+};
 
 use super::{
-    container,
     lease::{Guard, Terms},
     log_file::LogFile,
-    report, sys,
+    report,
 };
 use crate::runtime::{
     Ended, Exit,
     linux::{
-        cgroup::{CgroupDirs, Door},
-        record::{self, BundleDir, Identity, Running},
-        report::{StartError, StartReport, Step},
+        record::{self, BundleDir, Running},
+        report::StartReport,
     },
 };
 
@@ -89,27 +95,37 @@ fn fork_container(
     let pipe = || super::pipe().step(|| "make a pipe".to_owned());
     let (out, out_write) = pipe()?;
     let (err, err_write) = pipe()?;
-    let (status, status_write) = pipe()?;
     let (ended, ended_write) = pipe()?;
+    let input = sys::open_null().step(|| "open /dev/null".to_owned())?;
+    let (channel, process) = Channel::pair().step(|| "make a pair of sockets".to_owned())?;
     let door = cgroup.door().step(|| "open the container's cgroup".to_owned())?;
-    let directory = match &door {
-        Door::Directory(fd) => Some(fd.as_fd()),
-        Door::Tasks(_) => None,
-    };
     // SAFETY: the shim never starts a thread.
-    let forked = unsafe { sys::fork_into(nix::libc::CLONE_NEWPID, directory) };
-    match forked.step(|| "clone the container's first process".to_owned())? {
+    match unsafe { container::fork(nix::libc::CLONE_NEWPID, &door) }? {
         sys::Forked::Child => {
             // Not to keep open what only the shim reads: its death must be noticed.
-            drop((out, err, status, ended));
-            let stdio = container::Stdio { out: out_write, err: err_write };
-            container::become_container(bundle, door, stdio, status_write, ended_write)
+            drop((out, err, channel, ended));
+            let birth = Birth {
+                id: bundle.id(),
+                bundle: &bundle.0,
+                door,
+                cgroup,
+                stdio: Stdio::Given { input: input.into(), out: out_write, err: err_write },
+                channel: process,
+                dies_with_maker: true,
+                start: None,
+                ended: Some(ended_write),
+                preserved: 0,
+                no_pivot: false,
+                keep_keyring: false,
+            };
+            container::become_container(birth, || bundle.spec())
         }
         sys::Forked::Parent { child, pidfd } => {
-            drop((out_write, err_write, status_write, ended_write, door));
+            drop((out_write, err_write, ended_write, process, input, door));
             // Beside the child's work. When it fails this process ends, and the child with it.
             let log = LogFile::open(logs).step(|| format!("open the log in {}", logs.display()))?;
-            match container::await_exec(status) {
+            // There is nobody to tell of what this host cannot give; the container goes on without it, as with Docker.
+            match await_exec(&channel, drop) {
                 Ok(()) => Ok((child, pidfd, Streams { out, err, ended }, log)),
                 Err(error) => {
                     sys::wait(&pidfd).step(|| "wait for the container's first process".to_owned())?;
@@ -213,7 +229,7 @@ fn verdict(status: sys::WaitStatus, cgroup: &CgroupDirs) -> Exit {
 }
 
 /// Reads a short pipe to its end.
-pub(super) fn read_to_end(pipe: OwnedFd) -> io::Result<Vec<u8>> {
+fn read_to_end(pipe: OwnedFd) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::from(pipe).read_to_end(&mut bytes)?;
     Ok(bytes)

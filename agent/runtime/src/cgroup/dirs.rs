@@ -1,7 +1,7 @@
 //! A container's control groups as directories: joined, watched, emptied and removed.
 //!
-//! Works alike on cgroup v1, hybrid and v2, with plain file operations, because the shim does it too. Making groups
-//! and setting limits is the agent's alone: see [`super::limits`].
+//! Works alike on v1, hybrid and v2, with plain file operations, for those who know a group's directories only, not
+//! where the hierarchies are. Making groups and setting limits is up to [`super::Hierarchies`].
 //!
 //! On v1 a process joins by writing `0` to `tasks` while it has one thread: moving it from outside through
 //! `cgroup.procs` waits for a grace period of the kernel (milliseconds). On v2 it is cloned into its group.
@@ -16,6 +16,8 @@ use std::{
 };
 
 use nix::{sys::signal, unistd::Pid};
+
+use crate::rootfs::Hierarchy;
 
 /// How long processes that were sent SIGKILL may take to be gone.
 const EMPTYING_DEADLINE: Duration = Duration::from_secs(20);
@@ -41,7 +43,7 @@ pub struct OutOfMemory {
 
 /// Open descriptors through which one process joins, even after its view of the file system has changed.
 #[derive(Debug)]
-pub(crate) enum Door {
+pub enum Door {
     /// Written to by the process itself.
     Tasks(Vec<(PathBuf, File)>),
     /// Given to clone3.
@@ -49,11 +51,11 @@ pub(crate) enum Door {
 }
 
 impl CgroupDirs {
-    pub(crate) fn is_v2(&self) -> bool {
+    pub fn is_v2(&self) -> bool {
         self.0.first().is_some_and(|dir| dir.join("cgroup.controllers").exists())
     }
 
-    pub(crate) fn door(&self) -> io::Result<Door> {
+    pub fn door(&self) -> io::Result<Door> {
         if self.is_v2() {
             return Ok(Door::Directory(File::open(&self.0[0]).map_err(|e| at(&self.0[0], e))?.into()));
         }
@@ -65,8 +67,20 @@ impl CgroupDirs {
         self.0.iter().map(open).collect::<io::Result<_>>().map(Door::Tasks)
     }
 
+    /// For showing the container its groups.
+    pub(crate) fn hierarchies(&self) -> Vec<Hierarchy> {
+        let is_v2 = self.is_v2();
+        let of = |group: &PathBuf| {
+            // Above its root a hierarchy has no such file.
+            let mount_point = group.ancestors().take_while(|dir| dir.join("cgroup.procs").exists()).last()?;
+            let name = if is_v2 { String::new() } else { mount_point.file_name()?.to_string_lossy().into_owned() };
+            Some(Hierarchy { name, mount_point: mount_point.to_owned(), group: group.clone() })
+        };
+        self.0.iter().filter_map(of).collect()
+    }
+
     /// A group below the first one, so that what joins it can be killed apart from the rest.
-    pub(crate) fn child(&self, name: &str) -> io::Result<Self> {
+    pub fn child(&self, name: &str) -> io::Result<Self> {
         let dir = self.0[0].join(name);
         fs::create_dir(&dir).map_err(|e| at(&dir, e))?;
         let rest = self.0.iter().skip(1).cloned();
@@ -84,7 +98,36 @@ impl CgroupDirs {
         Ok(found)
     }
 
-    /// SIGKILL to everything in it, until nothing is left.
+    /// Those that a group of another hierarchy, `dir`, does not have.
+    pub(super) fn missing_from(&self, dir: &Path) -> io::Result<Vec<i32>> {
+        let mut there = Vec::new();
+        processes_below(dir, &mut there)?;
+        Ok(self.processes()?.into_iter().filter(|pid| !there.contains(pid)).collect())
+    }
+
+    /// Moves all processes into a group of another hierarchy, until none is missing: a process that is not moved yet
+    /// may have made another.
+    pub(super) fn gather_into(&self, dir: &Path, deadline: Instant) -> io::Result<()> {
+        let path = dir.join("cgroup.procs");
+        loop {
+            let missing = self.missing_from(dir)?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let text = format!("processes {missing:?} could not be moved in time");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            for pid in missing {
+                match fs::write(&path, pid.to_string()) {
+                    Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+                    result => result.map_err(|e| at(&path, e))?,
+                }
+            }
+        }
+    }
+
+    /// SIGKILL to everything in it, until nothing is left, also where it is frozen.
     ///
     /// Ends even against a fork bomb: the pids limit holds, and a container's processes all die with its first one.
     pub fn kill(&self) -> io::Result<()> {
@@ -116,6 +159,14 @@ impl CgroupDirs {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.thaw()
+    }
+
+    /// On v1 a frozen process dies only once it is not; every group there but the root has a state.
+    fn thaw(&self) -> io::Result<()> {
+        for state in self.0.iter().map(|dir| dir.join("freezer.state")).filter(|state| state.exists()) {
+            if_present(fs::write(&state, "THAWED")).map_err(|e| at(&state, e))?;
+        }
         Ok(())
     }
 
@@ -140,7 +191,7 @@ impl CgroupDirs {
     }
 
     /// What `memory.oom_control` (v1) or `memory.events` (v2) says; zero where there is no memory controller.
-    pub(crate) fn out_of_memory(&self) -> OutOfMemory {
+    pub fn out_of_memory(&self) -> OutOfMemory {
         let read = |name: &str| self.0.iter().find_map(|dir| fs::read_to_string(dir.join(name)).ok());
         let counter = |text: &str| {
             text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok())
@@ -156,7 +207,7 @@ impl CgroupDirs {
 
 impl Door {
     /// Moves the calling process in; it must have one thread. Nothing to do for one that was cloned into its group.
-    pub(crate) fn enter(self) -> io::Result<()> {
+    pub fn enter(self) -> io::Result<()> {
         match self {
             Door::Directory(_) => Ok(()),
             Door::Tasks(files) => {
@@ -202,7 +253,7 @@ fn subdirectories(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// A group may be removed between being listed and being read: ENOENT, or ENODEV for a file opened in time.
-fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn if_present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENODEV)) => Ok(None),

@@ -1,9 +1,16 @@
-//! Signals as people write them. Pure.
+//! Signals as people write them, and as a program expects them at its start.
 
-use nix::{libc, sys::signal::Signal};
+use std::io;
+
+use nix::{
+    libc,
+    sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+};
+
+use crate::sys;
 
 /// `SIGTERM`, `term`, `15`, `RTMIN+3`; `None` for what is none.
-pub(crate) fn parse(text: &str) -> Option<i32> {
+pub fn parse(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
     }
@@ -18,6 +25,15 @@ pub(crate) fn parse(text: &str) -> Option<i32> {
         return format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32);
     };
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
+}
+
+/// An ignored signal and a blocked one would stay so in the program, whoever along the way to us ignored it.
+pub fn reset() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        sys::set_default_disposition(signal)?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! The small init of `init: true`: reaps zombies, passes signals on, ends with its child and tells how that ended.
 //!
-//! It is the shim's own code going on as process 1, so nothing is put into the container for it. The kernel lets the
+//! It is the maker's own code going on as process 1, so nothing is put into the container for it. The kernel lets the
 //! container look at nothing of it but its name and its command line, which is the same: no file, descriptor,
 //! environment or path of the host's can be learnt through it.
 //!
-//! A process 1 cannot end by a signal that it sends itself, so the way the program ended goes to the shim by a pipe.
+//! A process 1 cannot end by a signal that it sends itself, so the way the program ended goes to the maker by a pipe.
 //! Its own exit code is a shell's for the same.
 
-use std::{
-    convert::Infallible,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{convert::Infallible, os::fd::OwnedFd};
 
 use nix::{
     errno::Errno,
@@ -22,17 +19,18 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{
-    container::{self, Program, StatusPipe},
-    sys,
+use crate::{
+    channel::{Channel, EXIT_NOT_RUN},
+    error::{StartError, Step},
+    program::Program,
+    signal, sys,
 };
-use crate::runtime::linux::report::{StartError, Step};
 
 /// What `ps` shows, in the container and on the host.
 const NAME: &std::ffi::CStr = c"roster-init";
 
 /// To be called while `/proc` is still the host's: the container's may be anything.
-pub(super) fn disguise() -> Result<(), StartError> {
+pub(crate) fn disguise() -> Result<(), StartError> {
     let step = || "name the init".to_owned();
     sys::set_process_name(NAME).step(step)?;
     sys::set_command_line(NAME).step(step)
@@ -40,27 +38,29 @@ pub(super) fn disguise() -> Result<(), StartError> {
 
 /// Runs the program as a child of the calling process, which must be process 1 of its pid namespace. Every descriptor
 /// but the standard three and the two given must be closed.
-pub(super) fn run(program: &Program, status: &StatusPipe, ended: OwnedFd) -> Result<Infallible, StartError> {
+pub(crate) fn run(program: &Program, maker: &Channel, ended: Option<&OwnedFd>) -> Result<Infallible, StartError> {
     // Before there is anybody in the container who could look. The program becomes visible to itself by exec.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the init".to_owned())?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).step(|| "block signals".to_owned())?;
-    // SAFETY: the shim never starts a thread.
+    // SAFETY: this process is a copy of one thread.
     match unsafe { sys::fork_into(0, None) }.step(|| "fork the program from its init".to_owned())? {
         sys::Forked::Child => {
-            drop(ended);
-            container::reset_signals().step(|| "reset signals".to_owned())?;
-            program.exec(status)
+            signal::reset().step(|| "reset signals".to_owned())?;
+            program.exec(maker)
         }
         sys::Forked::Parent { child, pidfd } => {
             drop(pidfd);
-            status.close();
-            if program.take_on().is_err() {
+            // SAFETY: this process ends by exit(3) below.
+            unsafe { maker.close_copy() };
+            if program.take_on(maker).is_err() {
                 // The program meets the same failure and reports it.
-                std::process::exit(container::EXIT_NOT_RUN);
+                std::process::exit(EXIT_NOT_RUN);
             }
             let how = pass_on(child);
-            // Should this fail, the exit code still says nearly the same.
-            let _ = nix::unistd::write(ended.as_fd(), &how.to_bytes());
+            if let Some(ended) = ended {
+                // Should this fail, the exit code still says nearly the same.
+                let _ = nix::unistd::write(ended, &how.to_bytes());
+            }
             std::process::exit(how.shell_code())
         }
     }

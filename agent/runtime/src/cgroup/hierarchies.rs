@@ -1,0 +1,347 @@
+//! Where the kernel's hierarchies are, and making, changing, finding and listing groups in them.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Component, Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use cgroups_rs::fs::hierarchies::{Mountinfo, UNIFIED_MOUNTPOINT, is_cgroup2_unified_mode, mountinfo_self};
+use oci_spec::runtime::LinuxResources;
+
+use super::{
+    CgroupDirs, Version, delegation, device_program,
+    devices::{self, Rule},
+    resources::{self, Write},
+    write,
+};
+use crate::{
+    error::{StartError, Step},
+    sys,
+};
+
+/// Every container has these: kills go by pids, so it is first; lack of memory is counted by memory.
+const ALWAYS: [&str; 3] = ["pids", "memory", "cpu"];
+/// Those of v1 in which a container may have a group as well.
+const MAYBE: [&str; 8] = ["cpuset", "blkio", "devices", "hugetlb", "net_cls", "net_prio", "rdma", FREEZER];
+pub(super) const FREEZER: &str = "freezer";
+/// How long moving a container's processes may take: each one waits for a grace period of the kernel.
+const GATHERING_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A container's group is named by a path below the root of each hierarchy, such as `/roster/web-1`.
+#[derive(Debug)]
+pub struct Hierarchies {
+    pub(super) layout: Layout,
+}
+
+#[derive(Debug)]
+pub(super) enum Layout {
+    V1(Vec<Mountinfo>),
+    V2(PathBuf),
+}
+
+impl Hierarchies {
+    pub fn open() -> Result<Self, StartError> {
+        if is_cgroup2_unified_mode() {
+            return Ok(Self { layout: Layout::V2(PathBuf::from(UNIFIED_MOUNTPOINT)) });
+        }
+        let mounts = mountinfo_self();
+        for controller in ALWAYS {
+            v1_root(&mounts, controller)?;
+        }
+        Ok(Self { layout: Layout::V1(mounts) })
+    }
+
+    pub fn is_v2(&self) -> bool {
+        self.version() == Version::V2
+    }
+
+    pub(super) fn version(&self) -> Version {
+        match self.layout {
+            Layout::V1(_) => Version::V1,
+            Layout::V2(_) => Version::V2,
+        }
+    }
+
+    /// The group's directories: those that every container has, whether they are there or not, and those others that
+    /// are there. A container that was ever frozen on v1 has one more than when it was made; who kills or removes it
+    /// asks here again.
+    pub fn dirs(&self, path: &Path) -> Result<CgroupDirs, StartError> {
+        let path = below_root(path)?;
+        let mounts = match &self.layout {
+            Layout::V2(root) => return Ok(CgroupDirs(vec![root.join(path)])),
+            Layout::V1(mounts) => mounts,
+        };
+        let mut dirs = v1_dirs(mounts, &ALWAYS, path)?;
+        for root in MAYBE.iter().filter_map(|controller| find_v1_root(mounts, controller)) {
+            let dir = root.join(path);
+            // Controllers may share a mount.
+            if !dirs.contains(&dir) && dir.exists() {
+                dirs.push(dir);
+            }
+        }
+        Ok(CgroupDirs(dirs))
+    }
+
+    /// Names of all groups under `parent`.
+    pub fn list(&self, parent: &Path) -> Result<Vec<String>, StartError> {
+        let parent = below_root(parent)?;
+        let dirs = match &self.layout {
+            Layout::V2(root) => vec![root.join(parent)],
+            Layout::V1(mounts) => v1_dirs(mounts, &ALWAYS, parent)?,
+        };
+        let mut names = Vec::new();
+        for dir in dirs {
+            let step = || format!("list the cgroups under {}", dir.display());
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).step(step),
+            };
+            for entry in entries {
+                let entry = entry.step(step)?;
+                if entry.file_type().step(step)?.is_dir() {
+                    names.extend(entry.file_name().into_string());
+                }
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Makes the group with its limits. It may be there, but not with processes in it: they would be another's.
+    ///
+    /// Leaves no group behind that it made when it fails.
+    pub fn create(&self, path: &Path, resources: &LinuxResources) -> Result<CgroupDirs, StartError> {
+        let path = below_root(path)?;
+        let rules = devices::rules(resources.devices().as_deref().unwrap_or_default())?;
+        let mut writes = resources::writes(resources, self.version())?;
+        let mut made = Vec::new();
+        let created = match &self.layout {
+            Layout::V1(mounts) => devices::v1_writes(&rules).and_then(|devices| {
+                writes.extend(devices);
+                create_v1(mounts, path, &writes, &mut made)
+            }),
+            Layout::V2(root) => create_v2(root, path, &writes, &rules, &mut made),
+        };
+        created.map_err(|error| remove_made(made, error))
+    }
+
+    /// Changes limits of a group that [`Self::create`] made, also to ones by controllers it did not need until now.
+    ///
+    /// Device rules are not limits: those from the beginning stay. What bounds each other is to be said together,
+    /// memory with swap and a quota with its period; what is not said stays.
+    pub fn update(&self, path: &Path, resources: &LinuxResources) -> Result<(), StartError> {
+        let home = self.home(path)?;
+        let path = below_root(path)?;
+        let writes = resources::writes(resources, self.version())?;
+        let memory = resources.memory().as_ref();
+        if let Some(memory) = memory.filter(|memory| memory.check_before_update() == Some(true)) {
+            let file = match &self.layout {
+                Layout::V1(mounts) => v1_root(mounts, "memory")?.join(path).join("memory.usage_in_bytes"),
+                Layout::V2(_) => home.join("memory.current"),
+            };
+            resources::refuse_less_than_used(memory, read_number(&file)?)?;
+        }
+        match &self.layout {
+            Layout::V1(mounts) => update_v1(mounts, path, &writes, &CgroupDirs(vec![home])),
+            Layout::V2(root) => {
+                delegation::enable(root, &home, &needed_v2(&writes))?;
+                write::apply(&writes, |_| Ok(home.clone()))
+            }
+        }
+    }
+
+    /// The first of the group's directories, which says whether there is such a group, and which processes it has.
+    pub(super) fn home(&self, path: &Path) -> Result<PathBuf, StartError> {
+        let path = below_root(path)?;
+        let home = match &self.layout {
+            Layout::V1(mounts) => v1_root(mounts, ALWAYS[0])?.join(path),
+            Layout::V2(root) => root.join(path),
+        };
+        fs::metadata(&home).step(|| format!("find the cgroup {}", home.display()))?;
+        Ok(home)
+    }
+}
+
+fn create_v1(
+    mounts: &[Mountinfo],
+    path: &Path,
+    writes: &[Write],
+    made: &mut Vec<PathBuf>,
+) -> Result<CgroupDirs, StartError> {
+    let mut controllers = ALWAYS.to_vec();
+    controllers.extend(writes.iter().map(|write| write.controller.as_str()));
+    let dirs = CgroupDirs(v1_dirs(mounts, &controllers, path)?);
+    make_all(&dirs, made)?;
+    fill_cpuset(mounts, path, &dirs)?;
+    write::apply(writes, |controller| Ok(v1_root(mounts, controller)?.join(path)))?;
+    Ok(dirs)
+}
+
+fn create_v2(
+    root: &Path,
+    path: &Path,
+    writes: &[Write],
+    rules: &[Rule],
+    made: &mut Vec<PathBuf>,
+) -> Result<CgroupDirs, StartError> {
+    let group = root.join(path);
+    let dirs = CgroupDirs(vec![group.clone()]);
+    make_all(&dirs, made)?;
+    delegation::enable(root, &group, &needed_v2(writes))?;
+    write::apply(writes, |_| Ok(group.clone()))?;
+    if !rules.is_empty() {
+        restrict_devices(&group, rules)?;
+    }
+    Ok(dirs)
+}
+
+pub(super) fn restrict_devices(group: &Path, rules: &[Rule]) -> Result<(), StartError> {
+    let program = sys::load_device_program(&device_program::program(rules))
+        .step(|| "give the kernel the program that restricts devices".to_owned())?;
+    let step = || format!("restrict the devices of {}", group.display());
+    sys::attach_device_program(program, File::open(group).step(step)?).step(step)
+}
+
+/// A group that is new to the container gets its processes once its limits are set.
+fn update_v1(mounts: &[Mountinfo], path: &Path, writes: &[Write], home: &CgroupDirs) -> Result<(), StartError> {
+    let controllers: Vec<&str> = writes.iter().map(|write| write.controller.as_str()).collect();
+    let dirs = CgroupDirs(v1_dirs(mounts, &controllers, path)?);
+    let new: Vec<&PathBuf> = dirs.0.iter().filter(|dir| !dir.exists()).collect();
+    let mut made = Vec::new();
+    for dir in &new {
+        make(dir, &mut made)?;
+    }
+    let updated = fill_cpuset(mounts, path, &dirs)
+        .and_then(|()| write::apply(writes, |controller| Ok(v1_root(mounts, controller)?.join(path))));
+    if let Err(error) = updated {
+        return Err(remove_made(made, error));
+    }
+    for dir in new {
+        home.gather_into(dir, Instant::now() + GATHERING_DEADLINE)
+            .step(|| format!("move the container's processes to {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Controllers that must work in the group. Files that begin with `cgroup.` are every group's.
+fn needed_v2(writes: &[Write]) -> Vec<&str> {
+    let mut needed = ALWAYS.to_vec();
+    for write in writes {
+        if write.controller != "cgroup" && !needed.contains(&write.controller.as_str()) {
+            needed.push(&write.controller);
+        }
+    }
+    needed
+}
+
+fn make_all(dirs: &CgroupDirs, made: &mut Vec<PathBuf>) -> Result<(), StartError> {
+    for dir in &dirs.0 {
+        make(dir, made)?;
+    }
+    // What was not made was there.
+    if made.len() < dirs.0.len() {
+        let processes = dirs.processes().step(|| format!("look into the cgroup {}", dirs.0[0].display()))?;
+        if !processes.is_empty() {
+            let reason = format!("processes {processes:?} are in it: end them, or choose another cgroup");
+            return Err(StartError::impossible(format!("using the cgroup {}", dirs.0[0].display()), reason));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn make(dir: &Path, made: &mut Vec<PathBuf>) -> Result<(), StartError> {
+    let step = || format!("make the cgroup {}", dir.display());
+    let mut result = fs::create_dir(dir);
+    if let (Err(error), Some(parent)) = (&result, dir.parent())
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        fs::create_dir_all(parent).step(step)?;
+        result = fs::create_dir(dir);
+    }
+    match result {
+        Ok(()) => made.push(dir.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error).step(step),
+    }
+    Ok(())
+}
+
+fn remove_made(made: Vec<PathBuf>, error: StartError) -> StartError {
+    match CgroupDirs(made).remove() {
+        Ok(()) => error,
+        Err(left) => StartError::Step { step: format!("{error}; then remove the cgroup"), error: left.to_string() },
+    }
+}
+
+/// A new v1 cpuset has no processors and no memory, and nothing can join it: it and those above get what is above them.
+fn fill_cpuset(mounts: &[Mountinfo], path: &Path, dirs: &CgroupDirs) -> Result<(), StartError> {
+    let Some(root) = find_v1_root(mounts, "cpuset") else { return Ok(()) };
+    if !dirs.0.contains(&root.join(path)) {
+        return Ok(());
+    }
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let read = |path: &Path| fs::read_to_string(path).step(|| format!("read {}", path.display()));
+        let mut above = read(&root.join(file))?;
+        let mut dir = root.to_owned();
+        for name in path {
+            dir.push(name);
+            let own = dir.join(file);
+            let set = read(&own)?;
+            if set.trim().is_empty() {
+                fs::write(&own, &above).step(|| format!("write {:?} to {}", above.trim(), own.display()))?;
+            } else {
+                above = set;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Without repetition, as controllers may share a mount.
+fn v1_dirs(mounts: &[Mountinfo], controllers: &[&str], path: &Path) -> Result<Vec<PathBuf>, StartError> {
+    let mut dirs = Vec::new();
+    for controller in controllers {
+        let dir = v1_root(mounts, controller)?.join(path);
+        if !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
+    Ok(dirs)
+}
+
+fn find_v1_root<'a>(mounts: &'a [Mountinfo], controller: &str) -> Option<&'a Path> {
+    mounts
+        .iter()
+        .find(|mount| mount.super_opts.iter().any(|option| option == controller))
+        .map(|mount| mount.mount_point.as_path())
+}
+
+pub(super) fn v1_root<'a>(mounts: &'a [Mountinfo], controller: &str) -> Result<&'a Path, StartError> {
+    find_v1_root(mounts, controller).ok_or_else(|| {
+        let reason = format!(
+            "it is not mounted: mount it (mount -t cgroup -o {controller} cgroup {UNIFIED_MOUNTPOINT}/{controller}), \
+             or leave out what needs it"
+        );
+        StartError::impossible(format!("using the cgroup controller {controller}"), reason)
+    })
+}
+
+/// Without the leading slash; never the root itself, nor outside of it.
+pub(super) fn below_root(path: &Path) -> Result<&Path, StartError> {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || relative.as_os_str().is_empty() {
+        let reason = "it must name a group below the root, such as /roster/web-1, without `..`";
+        return Err(StartError::impossible(format!("using the cgroup {:?}", path.display().to_string()), reason));
+    }
+    Ok(relative)
+}
+
+fn read_number(path: &Path) -> Result<u64, StartError> {
+    let step = || format!("read {}", path.display());
+    fs::read_to_string(path).step(step)?.trim().parse().map_err(io::Error::other).step(step)
+}

@@ -1,0 +1,71 @@
+//! Errors for whoever called: a line on standard error, and one in the log file.
+//!
+//! containerd and dockerd read the last error of a JSON log to tell their users.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    file: Option<PathBuf>,
+    format: Format,
+}
+
+impl Log {
+    pub(super) fn new(file: Option<PathBuf>, format: Format) -> Self {
+        Self { file, format }
+    }
+
+    pub(super) fn error(&self, words: &str) {
+        self.say("error", words);
+    }
+
+    fn say(&self, level: &str, words: &str) {
+        eprintln!("roster-runtime: {words}");
+        let Some(path) = &self.file else { return };
+        let line = line(self.format, level, words, Timestamp::now());
+        let written =
+            OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| file.write_all(&line));
+        if let Err(error) = written {
+            // The last place there is to say it.
+            let _ = writeln!(io::stderr(), "roster-runtime: cannot write {}: {error}", path.display());
+        }
+    }
+}
+
+fn line(format: Format, level: &str, words: &str, now: Timestamp) -> Vec<u8> {
+    let time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let text = match format {
+        Format::Json => serde_json::json!({ "level": level, "msg": words, "time": time }).to_string(),
+        Format::Text => format!("time=\"{time}\" level={level} msg={words:?}"),
+    };
+    format!("{text}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_when_and_what() {
+        let now: Timestamp = "2026-11-21T10:00:00Z".parse().expect("a time");
+        let json = line(Format::Json, "error", "cannot \"x\"", now);
+        let value: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(value["msg"], "cannot \"x\"");
+        assert_eq!((&value["level"], &value["time"]), (&"error".into(), &"2026-11-21T10:00:00Z".into()));
+        let text = String::from_utf8(line(Format::Text, "error", "no", now)).expect("text");
+        assert_eq!(text, "time=\"2026-11-21T10:00:00Z\" level=error msg=\"no\"\n");
+    }
+}

@@ -1,0 +1,334 @@
+//! `create` and `run`: from a bundle to a process.
+
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use jiff::Timestamp;
+use nix::{libc, sched::CloneFlags};
+use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Spec};
+
+use super::{Context, Doing, Error, Outcome, foreground, life, warn};
+use crate::{
+    cgroup::CgroupDirs,
+    channel::{Channel, Listener, Word, await_exec, killed},
+    container::{self, Birth, Stdio, asks_maker, stage_of},
+    error::{StartError, Step},
+    hooks,
+    identity::Identity,
+    namespaces::{Namespaces, map_ids},
+    program::first_foreign,
+    store::{Container, Record, START},
+    sys, terminal,
+};
+
+/// Where cgroups go when config.json does not say.
+const PARENT: &str = "/roster-runtime";
+
+#[derive(Debug, Args)]
+pub(super) struct Making {
+    /// The container's name, unique below --root
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Folder with config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+    /// Write the first process's id to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Send the terminal's master to this unix socket
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// Hand the program this many descriptors beyond standard error
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    preserve_fds: u32,
+    /// Change the root without pivot_root(2), for a host whose root is an initramfs; safer not
+    #[arg(long)]
+    no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    no_new_keyring: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    #[command(flatten)]
+    making: Making,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    making: Making,
+    /// Return when the program runs
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not remove the container when it has ended
+    #[arg(long)]
+    keep: bool,
+    /// Accepted for other runtimes' callers
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
+}
+
+pub(super) fn create(context: &Context, create: Create) -> Outcome {
+    let making = create.making;
+    let bundle = Bundle::open(&making.bundle)?;
+    check_terminal(&bundle.spec, making.console_socket.as_deref(), true)?;
+    make(context, &making, &bundle, true)?;
+    Ok(0)
+}
+
+pub(super) fn run(context: &Context, run: Run) -> Outcome {
+    let making = run.making;
+    let bundle = Bundle::open(&making.bundle)?;
+    check_terminal(&bundle.spec, making.console_socket.as_deref(), run.detach)?;
+    let signals = if run.detach { None } else { Some(foreground::Signals::block()?) };
+    let made = make(context, &making, &bundle, false)?;
+    life::after_start(&made.container, &made.record, &bundle.spec);
+    let Some(signals) = signals else { return Ok(0) };
+    let code = foreground::stay(&made.init, made.terminal, signals);
+    if !run.keep {
+        life::remove(context, &made.container, Some(&made.record))?;
+    }
+    code
+}
+
+/// A terminal needs somebody at its other end, and a socket needs a terminal.
+pub(super) fn check_terminal(spec: &Spec, socket: Option<&Path>, detached: bool) -> Result<(), Error> {
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
+    match (terminal, socket) {
+        (true, None) if detached => Err(Error::Refused(
+            "cannot make a terminal without --console-socket: nobody would be at its other end".to_owned(),
+        )),
+        (false, Some(_)) => {
+            Err(Error::Refused("--console-socket is of no use: process.terminal in config.json is not true".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A bundle as it is when the container is made.
+struct Bundle {
+    path: PathBuf,
+    config: Vec<u8>,
+    spec: Spec,
+}
+
+impl Bundle {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let path = fs::canonicalize(path).doing(|| format!("find the bundle {}", path.display()))?;
+        let file = path.join("config.json");
+        let config = fs::read(&file).doing(|| format!("read {}", file.display()))?;
+        let spec: Spec = serde_json::from_slice(&config)
+            .map_err(|error| Error::Refused(format!("{} is not understood: {error}", file.display())))?;
+        super::spec::check(&spec)?;
+        Ok(Self { path, config, spec })
+    }
+}
+
+struct Made {
+    container: Container,
+    record: Record,
+    init: OwnedFd,
+    /// Its master, when nobody else was given it.
+    terminal: Option<OwnedFd>,
+}
+
+fn make(context: &Context, making: &Making, bundle: &Bundle, wait: bool) -> Result<Made, Error> {
+    // Before anything is opened here: none of ours may be taken for one of the caller's.
+    first_foreign(making.preserve_fds)?;
+    let namespaces = Namespaces::of(&bundle.spec)?;
+    let cgroup = cgroup_path(&bundle.spec, &making.id)?;
+    let container = context.store.reserve(&making.id, &bundle.config)?;
+    let result = Maker { context, making, bundle, namespaces, cgroup, container: &container }.make(wait);
+    match result {
+        Ok((record, init, terminal)) => Ok(Made { container, record, init, terminal }),
+        Err(error) => {
+            // What cannot be cleaned up is said beside the first error, and `delete --force` tries again.
+            let removed = container.remove();
+            match removed {
+                Ok(()) => Err(error),
+                Err(left) => Err(Error::Several(format!("{error}; {left}"))),
+            }
+        }
+    }
+}
+
+/// Below each hierarchy's root.
+fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, Error> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(Path::new(PARENT).join(id));
+    };
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err(Error::Refused(format!("linux.cgroupsPath: {} leads upwards", path.display())));
+    }
+    if path.is_relative() && path.to_string_lossy().matches(':').count() == 2 {
+        return Err(Error::Refused(format!(
+            "linux.cgroupsPath: {} is for systemd, which is not asked to make cgroups: write a path",
+            path.display()
+        )));
+    }
+    Ok(if path.is_absolute() { path } else { Path::new(PARENT).join(path) })
+}
+
+struct Maker<'a> {
+    context: &'a Context,
+    making: &'a Making,
+    bundle: &'a Bundle,
+    namespaces: Namespaces,
+    cgroup: PathBuf,
+    container: &'a Container,
+}
+
+type Born = (Record, OwnedFd, Option<OwnedFd>);
+
+impl Maker<'_> {
+    fn make(&self, wait: bool) -> Result<Born, Error> {
+        let resources = self.bundle.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        let hierarchies = &self.context.hierarchies;
+        let dirs = hierarchies.create(&self.cgroup, &resources.unwrap_or_default())?;
+        let result = self.fork(&dirs, wait);
+        if result.is_err() {
+            // The first error is the one to tell; the group is empty but for what is dying.
+            let _ = dirs.remove();
+        }
+        result
+    }
+
+    fn fork(&self, dirs: &CgroupDirs, wait: bool) -> Result<Born, Error> {
+        let (channel, process) = Channel::pair().step(|| "make a pair of sockets".to_owned())?;
+        let listener = match wait {
+            true => Some(Listener::bind(&self.container.dir, START).step(|| "make the start socket".to_owned())?),
+            false => None,
+        };
+        let door = dirs.door().doing(|| "open the container's cgroup".to_owned())?;
+        let joined = self.namespaces.path(LinuxNamespaceType::Pid);
+        if let Some(path) = joined {
+            join_pid_namespace(path)?;
+        }
+        // SAFETY: this program never starts a thread.
+        match unsafe { container::fork(self.namespaces.clone_flags(), &door) }? {
+            sys::Forked::Child => {
+                drop(channel);
+                let birth = Birth {
+                    id: &self.making.id,
+                    bundle: &self.bundle.path,
+                    door,
+                    cgroup: dirs,
+                    stdio: Stdio::Inherited,
+                    channel: process,
+                    dies_with_maker: false,
+                    start: listener,
+                    ended: None,
+                    preserved: self.making.preserve_fds,
+                    no_pivot: self.making.no_pivot,
+                    keep_keyring: self.making.no_new_keyring,
+                };
+                container::become_container(birth, || Ok(self.bundle.spec.clone()))
+            }
+            sys::Forked::Parent { child, pidfd } => {
+                drop((process, listener, door));
+                if joined.is_some() {
+                    join_pid_namespace(Path::new("/proc/self/ns/pid"))?;
+                }
+                let result = self.raise(child, &channel, wait);
+                if result.is_err() {
+                    // It may be waiting for us, or for nobody any more.
+                    let ended = sys::pidfd_send_signal(&pidfd, libc::SIGKILL).and_then(|()| sys::wait(&pidfd));
+                    ended.doing(|| "end the container's first process".to_owned())?;
+                }
+                result.map(|(record, terminal)| (record, pidfd, terminal))
+            }
+        }
+    }
+
+    fn raise(&self, child: u32, channel: &Channel, wait: bool) -> Result<(Record, Option<OwnedFd>), Error> {
+        let init = Identity::of(child).step(|| "look at the container's first process".to_owned())?;
+        let root = self.bundle.spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path());
+        let record = Record {
+            bundle: self.bundle.path.clone(),
+            rootfs: self.bundle.path.join(root),
+            created: Timestamp::now().to_string(),
+            cgroup: self.cgroup.clone(),
+            init,
+        };
+        self.container.write(&record)?;
+        if let Some(file) = &self.making.pid_file {
+            write_pid(file, child)?;
+        }
+        let terminal = self.converse(child, channel, wait)?;
+        let terminal = match (terminal, &self.making.console_socket) {
+            (Some(master), Some(socket)) => {
+                terminal::hand_over(&master, socket).doing(|| format!("send the terminal to {}", socket.display()))?;
+                None
+            }
+            (terminal, _) => terminal,
+        };
+        Ok((record, terminal))
+    }
+
+    /// Does the maker's part, until the process waits or executes the program.
+    fn converse(&self, child: u32, channel: &Channel, wait: bool) -> Result<Option<OwnedFd>, StartError> {
+        let spec = &self.bundle.spec;
+        let step = || "talk to the container's process".to_owned();
+        let mut unmapped = self.namespaces.is_new(LinuxNamespaceType::User);
+        let mut terminal = None;
+        let mut executing = false;
+        loop {
+            match channel.hear().step(step)? {
+                Some(Word::Namespaces) if unmapped => {
+                    map_ids(child, spec)?;
+                    unmapped = false;
+                    channel.say(&Word::Go).step(step)?;
+                }
+                Some(Word::Namespaces) if asks_maker(spec) => {
+                    let state =
+                        container::state(spec, &self.making.id, &self.bundle.path, ContainerState::Creating, child);
+                    for stage in ["prestart", "createRuntime"] {
+                        hooks::run(stage_of(spec, stage), stage, &state)?;
+                    }
+                    channel.say(&Word::Go).step(step)?;
+                }
+                Some(Word::Terminal(master)) => terminal = Some(master),
+                Some(Word::Waiting) if wait => return Ok(terminal),
+                Some(Word::Warning(words)) => warn(&words),
+                Some(Word::Executing) => executing = true,
+                Some(Word::Failed(error)) => return Err(error),
+                Some(other) => return Err(io::Error::other(format!("it says {other:?}"))).step(step),
+                None if executing => return Ok(terminal),
+                None => return Err(killed()),
+            }
+        }
+    }
+}
+
+/// For the children born from now on.
+fn join_pid_namespace(path: &Path) -> Result<(), Error> {
+    let step = || format!("enter the pid namespace {}", path.display());
+    let file = fs::File::open(path).step(step)?;
+    Ok(nix::sched::setns(file, CloneFlags::CLONE_NEWPID).step(step)?)
+}
+
+/// Whole or not at all: whoever waits for the file reads it at once.
+pub(super) fn write_pid(file: &Path, pid: u32) -> Result<(), Error> {
+    let doing = || format!("write the process id to {}", file.display());
+    let name = file.file_name().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from).doing(doing)?;
+    let temporary = file.with_file_name(format!(".{}", name.to_string_lossy()));
+    fs::write(&temporary, pid.to_string()).and_then(|()| fs::rename(&temporary, file)).doing(doing)
+}
+
+/// Started by somebody else than its maker.
+pub(super) fn await_program(channel: &Channel) -> Result<(), Error> {
+    Ok(await_exec(channel, |words| warn(&words))?)
+}
+
+/// Whether the caller's own terminal can be handed through.
+pub(super) fn has_terminal() -> bool {
+    io::stdin().is_terminal()
+}

@@ -1,0 +1,141 @@
+//! A container's states, and which command fits which.
+
+use std::{fs, os::unix::process::ExitStatusExt, process::Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, said, until};
+
+#[test]
+fn a_container_goes_from_created_to_running_to_stopped() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.shell("trap 'exit 3' TERM; echo up > /up; while :; do sleep 0.01; done");
+    let pid_file = bundle.file("pid");
+    let created = bundle.detached(&["create", "--pid-file", pid_file.to_str().expect("text"), "one"]);
+    assert_eq!(created.code, 0, "{created:?}");
+    assert_eq!(bundle.status("one"), "created");
+    let pid: u32 = fs::read_to_string(&pid_file).expect("written").parse().expect("a number");
+    assert!(fs::exists(format!("/proc/{pid}")).expect("looked"));
+    assert!(!bundle.path().join("rootfs/up").exists(), "the program does not run yet");
+    assert!(bundle.refused(&["create", "one"]).contains("container with id one exists already"));
+    assert!(bundle.refused(&["resume", "one"]).contains("cannot resume container one: it is created"));
+
+    bundle.ok(&["start", "one"]);
+    assert_eq!(bundle.status("one"), "running");
+    until("the program to run", || bundle.path().join("rootfs/up").exists());
+    assert!(bundle.refused(&["start", "one"]).contains("cannot start container one: it is running"));
+    assert!(bundle.refused(&["delete", "one"]).contains("that is not stopped: it is running"));
+    let state: Value = serde_json::from_str(&bundle.ok(&["state", "one"])).expect("JSON");
+    assert_eq!((&state["id"], &state["pid"], &state["ociVersion"]), (&json!("one"), &json!(pid), &json!("1.0.2")));
+    assert_eq!(state["bundle"], bundle.path().to_str().expect("text"));
+    let listed = bundle.ok(&["list"]);
+    assert!(listed.starts_with("ID") && listed.contains("one") && listed.contains("running"), "{listed}");
+
+    bundle.ok(&["kill", "one", "TERM"]);
+    bundle.until("one", "stopped");
+    assert!(bundle.refused(&["kill", "one", "TERM"]).contains("container not running"));
+    assert!(bundle.refused(&["exec", "one", "true"]).contains("container not running"));
+    bundle.ok(&["delete", "one"]);
+    assert!(bundle.refused(&["state", "one"]).contains("container one does not exist"));
+    assert!(bundle.refused(&["delete", "one"]).contains("does not exist"));
+    bundle.ok(&["delete", "--force", "one"]);
+}
+
+#[test]
+fn run_passes_on_streams_signals_and_the_exit_code() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.shell("cat; echo to-err >&2; exit 42");
+    let mut child = bundle.spawn(&["run", "one"]);
+    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), b"through\n").expect("written");
+    let ended = said(child.wait_with_output().expect("it ends"));
+    assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (42, "through\n", "to-err\n"));
+    assert!(bundle.ok(&["list", "-q"]).is_empty(), "it is gone");
+
+    bundle.shell("trap 'exit 9' USR1; echo up > /up; while :; do sleep 0.01; done");
+    let child = bundle.spawn(&["run", "two"]);
+    until("the program to run", || bundle.path().join("rootfs/up").exists());
+    // SAFETY: plain integers; the child is not reaped yet.
+    unsafe { nix::libc::kill(child.id() as i32, nix::libc::SIGUSR1) };
+    assert_eq!(said(child.wait_with_output().expect("it ends")).code, 9);
+
+    bundle.shell("kill -9 $$; kill -9 -1; sleep 9");
+    bundle.set("/linux/namespaces", json!([{ "type": "mount" }, { "type": "uts" }]));
+    let ended = bundle.call(&["run", "three"]);
+    assert_eq!(ended.code, 137, "as a shell says for SIGKILL: {ended:?}");
+}
+
+#[test]
+fn a_container_is_paused_and_goes_on() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.shell("while :; do echo . >> /dots; sleep 0.01; done");
+    assert_eq!(bundle.detached(&["run", "-d", "one"]).code, 0);
+    let dots = || fs::metadata(bundle.path().join("rootfs/dots")).map_or(0, |file| file.len());
+    until("dots", || dots() > 2);
+    bundle.ok(&["pause", "one"]);
+    assert_eq!(bundle.status("one"), "paused");
+    let before = dots();
+    let listed: Vec<i32> = serde_json::from_str(&bundle.ok(&["ps", "-f", "json", "one"])).expect("JSON");
+    assert!(!listed.is_empty());
+    assert!(bundle.refused(&["exec", "one", "true"]).contains("it is paused"));
+    assert_eq!(dots(), before);
+    bundle.ok(&["resume", "one"]);
+    until("more dots", || dots() > before);
+    bundle.ok(&["pause", "one"]);
+    bundle.ok(&["delete", "--force", "one"]);
+}
+
+#[test]
+fn limits_are_set_changed_and_told() {
+    let bundle = Bundle::new(&["/bin/sleep", "1000"]);
+    assert_eq!(bundle.detached(&["run", "-d", "one"]).code, 0);
+    let limit = || {
+        let event: Value = serde_json::from_str(&bundle.ok(&["events", "--stats", "one"])).expect("JSON");
+        (event["data"]["pids"]["limit"].as_u64(), event["data"]["memory"]["usage"]["limit"].as_u64())
+    };
+    assert_eq!(limit(), (Some(64), Some(67_108_864)));
+    bundle.ok(&["update", "--pids-limit", "32", "--memory", "33554432", "one"]);
+    assert_eq!(limit(), (Some(32), Some(33_554_432)));
+    let mut call = bundle.command(&["update", "--resources", "-", "one"]);
+    let mut child = call.stdin(Stdio::piped()).spawn().expect("it runs");
+    let resources = json!({ "pids": { "limit": 16 } }).to_string();
+    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), resources.as_bytes()).expect("written");
+    assert!(child.wait().expect("it ends").success());
+    assert_eq!(limit().0, Some(16));
+}
+
+#[test]
+fn what_cannot_run_is_said_and_leaves_nothing() {
+    let mut bundle = Bundle::new(&["/bin/none"]);
+    for verb in ["create", "run"] {
+        let said = bundle.refused(&[verb, "one"]);
+        assert!(said.contains("running \"/bin/none\": executable file not found"), "{said}");
+    }
+    bundle.set("/process/args", json!(["none"]));
+    assert!(bundle.refused(&["create", "one"]).contains("executable file not found in PATH=/bin"));
+    bundle.set("/process/args", json!(["/etc/passwd"]));
+    assert!(bundle.refused(&["run", "one"]).contains("permission denied"));
+    bundle.set("/process/cwd", json!("/bin/sh"));
+    bundle.set("/process/args", json!(["/bin/true"]));
+    assert!(bundle.refused(&["run", "one"]).contains("working directory /bin/sh"));
+    bundle.set("/process/cwd", json!("/"));
+    bundle.set("/linux/resources/rdma", json!({ "mlx": { "hcaHandles": 3 } }));
+    assert!(bundle.refused(&["run", "one"]).contains("rdma"));
+    assert!(bundle.ok(&["list", "-q"]).is_empty());
+    fs::write(bundle.path().join("config.json"), "{").expect("written");
+    let mut call = std::process::Command::new(env!("CARGO_BIN_EXE_roster-runtime"));
+    let output = call.args(["run", "-b"]).arg(bundle.path()).arg("one").output().expect("it runs");
+    assert!(output.status.signal().is_none() && !output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("config.json is not understood"));
+}
+
+#[test]
+fn errors_are_logged_as_containerd_reads_them() {
+    let bundle = Bundle::new(&["/bin/true"]);
+    let log = bundle.file("log.json");
+    bundle.refused(&["--log", log.to_str().expect("text"), "--log-format", "json", "state", "none"]);
+    let line: Value = serde_json::from_str(&fs::read_to_string(log).expect("written")).expect("JSON");
+    assert_eq!((&line["level"], &line["msg"]), (&json!("error"), &json!("container none does not exist")));
+    let refused = bundle.refused(&["--systemd-cgroup", "list"]);
+    assert!(refused.contains("native.cgroupdriver=cgroupfs"), "{refused}");
+    assert!(bundle.ok(&["--version"]).starts_with("roster-runtime version "));
+}

@@ -1,0 +1,85 @@
+//! Terminals: handed to a console socket, and passed through.
+
+use std::{
+    fs,
+    io::{IoSliceMut, Read, Write},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixListener,
+    },
+};
+
+use nix::{
+    cmsg_space,
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
+use serde_json::json;
+
+use crate::harness::Bundle;
+
+/// What somebody sends to the socket, as containerd receives it.
+fn receive(listener: &UnixListener) -> fs::File {
+    let (stream, _) = listener.accept().expect("a connection");
+    let mut bytes = [0; 64];
+    let mut space = cmsg_space!(RawFd);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty()).expect("received");
+    let fd = message.cmsgs().expect("whole").find_map(|message| match message {
+        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+        _ => None,
+    });
+    // SAFETY: the kernel just made it for this process.
+    unsafe { OwnedFd::from_raw_fd(fd.expect("a descriptor")) }.into()
+}
+
+/// Up to the hanging up of the other end.
+fn read(mut master: &fs::File) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0; 1024];
+    while let Ok(length @ 1..) = master.read(&mut buffer) {
+        text.extend_from_slice(&buffer[..length]);
+    }
+    String::from_utf8_lossy(&text).replace("\r\n", "\n")
+}
+
+#[test]
+fn a_terminal_is_handed_to_the_console_socket() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.shell("tty; stty size; test -c /dev/console && echo console; read -r line; echo got $line");
+    bundle.set("/process/terminal", json!(true));
+    bundle.set("/process/consoleSize", json!({ "height": 33, "width": 101 }));
+    assert!(bundle.refused(&["create", "one"]).contains("--console-socket"));
+    let socket = bundle.file("console");
+    let listener = UnixListener::bind(&socket).expect("bound");
+    let socket = socket.to_str().expect("text").to_owned();
+    assert_eq!(bundle.detached(&["create", "--console-socket", &socket, "one"]).code, 0);
+    let mut master = receive(&listener);
+    bundle.ok(&["start", "one"]);
+    master.write_all(b"typed\n").expect("written");
+    let text = read(&master);
+    assert!(["/dev/pts/0\n", "33 101\nconsole\n", "got typed\n"].iter().all(|words| text.contains(words)), "{text:?}");
+    bundle.until("one", "stopped");
+    bundle.ok(&["delete", "one"]);
+
+    bundle.set("/process/terminal", json!(false));
+    bundle.set("/process/args", json!(["/bin/sleep", "1000"]));
+    assert!(bundle.refused(&["create", "--console-socket", &socket, "two"]).contains("of no use"));
+    assert_eq!(bundle.detached(&["run", "-d", "two"]).code, 0);
+    let exec = ["exec", "-d", "-t", "--console-socket", &socket, "two", "/bin/sh", "-c", "tty; echo $0"];
+    assert_eq!(bundle.detached(&exec).code, 0);
+    let text = read(&receive(&listener));
+    assert!(text.starts_with("/dev/pts/"), "{text:?}");
+}
+
+#[test]
+fn what_a_terminal_shows_is_passed_through() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.shell("tty; read -r line; echo got $line; exit 6");
+    bundle.set("/process/terminal", json!(true));
+    let mut child = bundle.spawn(&["run", "one"]);
+    child.stdin.as_mut().expect("piped").write_all(b"typed\n").expect("written");
+    let ended = crate::harness::said(child.wait_with_output().expect("it ends"));
+    assert_eq!(ended.code, 6, "{ended:?}");
+    let text = ended.out.replace("\r\n", "\n");
+    assert!(text.contains("/dev/pts/0\n") && text.ends_with("got typed\n"), "{text:?}");
+}
