@@ -10,6 +10,7 @@ pub mod failover;
 pub mod plans;
 pub mod report;
 pub mod roster;
+pub mod runtimes;
 pub mod swarm;
 pub mod swarms;
 pub mod weight;

@@ -7,7 +7,7 @@ use roster_tests::{
     bench::{
         clusters, etcd,
         report::{Aim, Row, print},
-        roster,
+        roster, runtimes,
         swarm::{self, Swarm},
         wait_for_count, weight,
     },
@@ -15,8 +15,8 @@ use roster_tests::{
     drive::Drive,
 };
 
-const BENCHES: [&str; 10] =
-    ["apply", "scale", "restart", "health", "weight", "failover", "cut", "writes", "agents", "plan"];
+const BENCHES: [&str; 11] =
+    ["apply", "scale", "restart", "health", "weight", "container", "failover", "cut", "writes", "agents", "plan"];
 /// The first so many need one host only.
 const ON_ONE_HOST: usize = 5;
 /// The peer gets one where it takes seconds.
@@ -73,6 +73,7 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
     for name in wanted(of_clusters) {
         eprintln!("bench: {name}");
         let rows = match name {
+            "container" => container(!arguments.no_peers)?,
             "failover" => clusters::failover(effort)?,
             "cut" => clusters::cut(effort)?,
             "writes" => clusters::writes(effort)?,
@@ -82,6 +83,41 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
         print(&rows, arguments.json);
     }
     Ok(())
+}
+
+/// How often it must be as fast as each peer.
+const TIMES: [(&str, f64); 2] = [("runc", 6.0), ("crun", 2.0)];
+const RATE_TIMES: [(&str, f64); 2] = [("runc", 5.0), ("crun", 2.0)];
+
+fn container(with_peers: bool) -> Result<Vec<Row>, String> {
+    let measured = runtimes::measure(with_peers)?;
+    let ours = &measured.ours;
+    let aim =
+        |times: [(&str, f64); 2], name: &str| times.iter().find(|(peer, _)| *peer == name).map_or(1.0, |aim| aim.1);
+    let mut rows = Vec::new();
+    for peer in &measured.peers {
+        let times = Aim::Times(aim(TIMES, peer.name));
+        let row = |metric, ours, theirs| Row::new("container", metric, (ours, "ms"), Some((peer.name, theirs)), times);
+        rows.push(row("run /bin/true", ours.back_to_back, peer.back_to_back));
+        rows.push(row("the same after an idle pause", ours.after_idling, peer.after_idling));
+        let more = (ours.rate, "/s");
+        rows.push(Row::more(
+            "container",
+            "200 with 8 workers",
+            more,
+            Some((peer.name, peer.rate)),
+            aim(RATE_TIMES, peer.name),
+        ));
+    }
+    let (warm, cold) = measured.floor;
+    rows.push(Row::new("container", "run /bin/true", (ours.back_to_back, "ms"), Some(("bare", warm)), Aim::Times(0.5)));
+    let idle = (ours.after_idling, "ms");
+    rows.push(Row::new("container", "the same after an idle pause", idle, Some(("bare", cold)), Aim::Times(0.5)));
+    if let Some(peak) = ours.peak_memory {
+        let peer = measured.peers.iter().find_map(|peer| Some((peer.name, peer.peak_memory?)));
+        rows.push(Row::new("container", "peak memory of the runtime", (peak, "MB"), peer, Aim::AtMost(3.0)));
+    }
+    Ok(rows)
 }
 
 fn on_host(names: &[&str], arguments: &Arguments) -> Result<(), String> {

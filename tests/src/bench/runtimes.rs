@@ -1,0 +1,293 @@
+//! One container that runs `/bin/true`: roster-runtime beside Debian's runc and crun, and beside the bare system calls.
+//!
+//! The same bundle for all of them: five namespaces, limits of pids, memory and cpu, the default seccomp profile. They
+//! take turns, so that what else the machine does meets all alike.
+
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    libc,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+use oci_spec::runtime::{Capability, Spec};
+use roster_runtime::{seccomp, sys};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{median, run};
+
+const ROUNDS: usize = 60;
+/// The kernel's locks for moving processes between cgroups go cold in less.
+const IDLE: Duration = Duration::from_millis(120);
+const IDLE_ROUNDS: usize = 25;
+/// Containers made by some at the same time.
+const MANY: usize = 200;
+const WORKERS: usize = 8;
+const CONTROLLERS: [&str; 3] = ["pids", "memory", "cpu"];
+const PEERS: [&str; 2] = ["runc", "crun"];
+
+/// Of one runtime.
+#[derive(Clone, Debug)]
+pub struct Took {
+    pub name: &'static str,
+    /// Milliseconds: medians.
+    pub back_to_back: f64,
+    pub after_idling: f64,
+    /// Containers a second, with [`WORKERS`].
+    pub rate: f64,
+    /// Of the process, in MB; not measured for the bare calls.
+    pub peak_memory: Option<f64>,
+}
+
+#[derive(Debug)]
+pub struct Measured {
+    pub ours: Took,
+    pub peers: Vec<Took>,
+    /// Milliseconds: the bare system calls, back to back and after idling.
+    pub floor: (f64, f64),
+}
+
+pub fn measure(with_peers: bool) -> Result<Measured, String> {
+    hide_unified_hierarchy()?;
+    let bundle = Bundle::new()?;
+    let ours = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("roster-runtime");
+    let mut programs = vec![("roster", ours)];
+    for peer in PEERS.into_iter().filter(|_| with_peers) {
+        match which(peer) {
+            Some(path) => programs.push((peer, path)),
+            None => eprintln!("bench: {peer} is not installed, so it is not compared with (deploy/bench --peers)"),
+        }
+    }
+    let one = bundle.prepared("one")?;
+    let mut times = vec![(Vec::new(), Vec::new()); programs.len()];
+    let mut floor = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS + IDLE_ROUNDS {
+        let idles = round >= ROUNDS;
+        for ((_, program), (warm, cold)) in programs.iter().zip(&mut times) {
+            let times = if idles { cold } else { warm };
+            times.push(timed(idles, || run(&mut bundle.command(program, &one, &format!("one-{round}"))).map(drop))?);
+        }
+        let times = if idles { &mut floor.1 } else { &mut floor.0 };
+        times.push(timed(idles, || bundle.bare(round))?);
+    }
+    let mut all = Vec::new();
+    for ((name, program), (warm, cold)) in programs.iter().zip(times) {
+        all.push(Took {
+            name,
+            back_to_back: median(warm).unwrap_or(f64::NAN),
+            after_idling: median(cold).unwrap_or(f64::NAN),
+            rate: bundle.many(program)?,
+            peak_memory: Some(bundle.peak_memory(program)?),
+        });
+    }
+    let ours = all.remove(0);
+    let middle = |times| median(times).unwrap_or(f64::NAN);
+    Ok(Measured { ours, peers: all, floor: (middle(floor.0), middle(floor.1)) })
+}
+
+fn timed(idles: bool, work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
+    if idles {
+        std::thread::sleep(IDLE);
+    }
+    let began = Instant::now();
+    work()?;
+    Ok(began.elapsed().as_secs_f64() * 1000.0)
+}
+
+/// crun refuses a host with both kinds of hierarchies: it, and with it all the others, is shown only those of v1.
+fn hide_unified_hierarchy() -> Result<(), String> {
+    let unified = "/sys/fs/cgroup/unified";
+    if !Path::new(unified).exists() {
+        return Ok(());
+    }
+    let hidden = unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>))
+        .and_then(|()| umount2(unified, MntFlags::MNT_DETACH));
+    hidden.map_err(|error| format!("cannot hide {unified}: {error}"))
+}
+
+fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.exists())
+}
+
+struct Bundle {
+    folder: TempDir,
+    cgroup: String,
+    next: AtomicUsize,
+}
+
+impl Bundle {
+    fn new() -> Result<Self, String> {
+        let made = || -> std::io::Result<Self> {
+            let folder = tempfile::tempdir()?;
+            let bin = folder.path().join("rootfs/bin");
+            fs::create_dir_all(&bin)?;
+            for place in ["proc", "dev", "sys"] {
+                fs::create_dir(folder.path().join("rootfs").join(place))?;
+            }
+            fs::copy("/bin/busybox", bin.join("true"))?;
+            let cgroup = format!("/roster-bench-{}", std::process::id());
+            Ok(Self { folder, cgroup, next: AtomicUsize::new(0) })
+        };
+        made().map_err(|error| format!("cannot make a bundle: {error}"))
+    }
+
+    /// A configuration is of one container: its cgroup has its own name.
+    fn config(&self, id: &str) -> Value {
+        let names = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID"];
+        let held =
+            [Capability::Chown, Capability::Kill, Capability::NetBindService, Capability::Setgid, Capability::Setuid];
+        let profile = seccomp::default_profile(&held.into());
+        let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
+        let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "args": ["/bin/true"], "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 },
+                "capabilities": { "bounding": names, "effective": names, "permitted": names },
+                "noNewPrivileges": true
+            },
+            "root": { "path": self.folder.path().join("rootfs") },
+            "hostname": "bench",
+            "mounts": [
+                mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+                mount("/dev", "tmpfs", &["nosuid", "mode=755", "size=65536k"]),
+                mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            ],
+            "linux": {
+                "cgroupsPath": format!("{}/{id}", self.cgroup),
+                "resources": {
+                    "pids": { "limit": 100 },
+                    "memory": { "limit": 256 << 20 },
+                    "cpu": { "quota": 100_000, "period": 100_000 }
+                },
+                "namespaces": namespaces,
+                "seccomp": profile
+            }
+        })
+    }
+
+    fn prepared(&self, id: &str) -> Result<PathBuf, String> {
+        let folder = self.folder.path().join(id);
+        let config = self.config(id);
+        serde_json::from_value::<Spec>(config.clone()).map_err(|error| error.to_string())?;
+        let written =
+            fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join("config.json"), config.to_string()));
+        written.map_err(|error| format!("cannot write a bundle: {error}"))?;
+        Ok(folder)
+    }
+
+    fn command(&self, program: &Path, bundle: &Path, id: &str) -> Command {
+        let mut command = Command::new(program);
+        command.arg("--root").arg(self.folder.path().join("state")).arg("run").arg("--bundle").arg(bundle).arg(id);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Containers a second.
+    fn many(&self, program: &Path) -> Result<f64, String> {
+        let bundles =
+            (0..WORKERS).map(|worker| self.prepared(&format!("worker-{worker}"))).collect::<Result<Vec<_>, _>>()?;
+        let left = AtomicUsize::new(MANY);
+        let began = Instant::now();
+        let ended: Vec<Result<(), String>> = std::thread::scope(|scope| {
+            let work = |bundle: &PathBuf| {
+                let (left, bundle) = (&left, bundle.clone());
+                scope.spawn(move || {
+                    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                        let id = format!("many-{}", self.next.fetch_add(1, Ordering::Relaxed));
+                        run(&mut self.command(program, &bundle, &id))?;
+                    }
+                    Ok(())
+                })
+            };
+            let threads: Vec<_> = bundles.iter().map(work).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a worker does not panic")).collect()
+        });
+        ended.into_iter().collect::<Result<Vec<()>, _>>()?;
+        Ok(MANY as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// Asked of busybox, for the kernel counts what a process was before exec too.
+    fn peak_memory(&self, program: &Path) -> Result<f64, String> {
+        let bundle = self.prepared("memory")?;
+        let inner = self.command(program, &bundle, "memory");
+        let output =
+            Command::new("busybox").args(["time", "-v"]).arg(inner.get_program()).args(inner.get_args()).output();
+        let output = output.map_err(|error| format!("cannot start busybox: {error}"))?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("Maximum resident set size (kbytes): "));
+        let kilobytes: f64 = line.and_then(|number| number.parse().ok()).ok_or_else(|| text.to_string())?;
+        Ok(kilobytes * 1024.0 / 1e6)
+    }
+
+    /// What no runtime can do without, on cgroup v1; the least that leads from one program to the other.
+    fn bare(&self, round: usize) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("cannot make the bare container: {error}");
+        let groups: Vec<PathBuf> = CONTROLLERS
+            .iter()
+            .map(|controller| {
+                Path::new("/sys/fs/cgroup").join(controller).join(format!("roster-bare-{}-{round}", std::process::id()))
+            })
+            .filter(|group| group.parent().is_some_and(Path::exists))
+            .collect();
+        for group in &groups {
+            fs::create_dir(group).map_err(failed)?;
+        }
+        let flags =
+            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
+        let root = self.folder.path().join("rootfs");
+        // SAFETY: the child allocates, which is sound while no other thread of this process does: there is none here.
+        let ended = match unsafe { sys::fork_into(flags, None) }.map_err(failed)? {
+            sys::Forked::Child => {
+                let error = bare_child(&groups, &root);
+                eprintln!("bench: {error}");
+                std::process::exit(1)
+            }
+            sys::Forked::Parent { pidfd, .. } => sys::wait(pidfd.as_fd()).map_err(failed)?,
+        };
+        for group in &groups {
+            fs::remove_dir(group).map_err(failed)?;
+        }
+        if ended == sys::WaitStatus::Code(0) { Ok(()) } else { Err(format!("the bare container ended with {ended:?}")) }
+    }
+}
+
+fn bare_child(groups: &[PathBuf], root: &Path) -> std::io::Error {
+    let entered = || -> std::io::Result<()> {
+        for group in groups {
+            fs::write(group.join("tasks"), "0")?;
+        }
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        std::env::set_current_dir(root)?;
+        mount(Some("proc"), "proc", Some("proc"), MsFlags::empty(), None::<&str>)?;
+        nix::unistd::pivot_root(".", ".")?;
+        umount2(".", MntFlags::MNT_DETACH)?;
+        nix::unistd::sethostname("bench")?;
+        Ok(())
+    };
+    if let Err(error) = entered() {
+        return error;
+    }
+    let Err(error) = nix::unistd::execv(c"/bin/true", &[c"true"]);
+    error.into()
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        for root in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            // Absent where there was nothing to make.
+            let _ = fs::remove_dir(root.path().join(self.cgroup.trim_start_matches('/')));
+        }
+    }
+}
