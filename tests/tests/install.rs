@@ -139,8 +139,8 @@ fn the_units_are_right() {
         let text = fs::read_to_string(path).expect("a unit");
         assert!(!text.contains('@'), "a place was not filled in:\n{text}");
         // The programs must be where the unit says; here that is below the folder.
-        let there = folder.path().join("usr/local/bin").display().to_string();
-        fs::write(path, text.replace("/usr/local/bin", &there)).expect("ours");
+        let there = folder.path().join("usr/local").display().to_string();
+        fs::write(path, text.replace("/usr/local", &there)).expect("ours");
     }
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
