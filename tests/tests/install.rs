@@ -108,15 +108,23 @@ fn variables(program: &str) -> BTreeMap<String, Option<String>> {
     found
 }
 
+/// What `deploy/roster.env` has on a line of its own for each variable, and whether that is called an example.
+fn configured() -> BTreeMap<String, (String, bool)> {
+    let text = fs::read_to_string(repository().join("deploy/roster.env")).expect("it is there");
+    let lines = text.lines().zip(text.lines().skip(1));
+    let written = lines.filter_map(|(above, line)| {
+        let (name, value) = line.strip_prefix('#')?.split_once('=')?;
+        name.starts_with("ROSTER_").then(|| (name.to_owned(), (value.to_owned(), above.starts_with("# Example"))))
+    });
+    written.collect()
+}
+
 #[test]
 fn the_configuration_file_knows_every_variable_and_its_default() {
     let mut known = variables("roster-controller");
     known.extend(variables("roster-agent"));
     known.retain(|name, _| !NOT_CONFIGURED.contains(&name.as_str()));
-    let text = fs::read_to_string(repository().join("deploy/roster.env")).expect("it is there");
-    let lines = text.lines().filter_map(|line| line.strip_prefix("#ROSTER_")?.split_once('='));
-    let written: BTreeMap<String, String> =
-        lines.map(|(name, value)| (format!("ROSTER_{name}"), value.to_owned())).collect();
+    let written = configured();
     let names = |names: Vec<&String>| names.into_iter().cloned().collect::<BTreeSet<_>>();
     assert_eq!(
         names(written.keys().collect()),
@@ -124,7 +132,23 @@ fn the_configuration_file_knows_every_variable_and_its_default() {
         "on the left deploy/roster.env, on the right --help"
     );
     for (name, default) in &known {
-        assert_eq!(default.as_deref().unwrap_or_default(), written[name], "the default of {name}");
+        let (value, example) = &written[name];
+        assert_eq!(*example, default.is_none(), "{name} is a default or an example");
+        if let Some(default) = default {
+            assert_eq!(default, value, "the default of {name}");
+        }
+    }
+}
+
+#[test]
+fn every_line_of_the_configuration_file_can_be_used_as_it_stands() {
+    for program in ["roster-controller", "roster-agent"] {
+        let mut command = Command::new(bin(program));
+        command.envs(configured().into_iter().map(|(name, (value, _))| (name, value)));
+        // The first thing that is looked at once all of the configuration was understood: nothing is started.
+        let output = command.env("ROSTER_LOG", "[").output().expect("it is built");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("--log") && !said.contains("invalid value"), "{said}");
     }
 }
 
