@@ -39,6 +39,7 @@ use crate::{
     clock::BootTime,
     image::{Image, ImageError, ImageStore},
     network::{self, Attachment, Network, NetworkError},
+    telemetry::Chain,
 };
 
 #[derive(Clone, Debug)]
@@ -187,16 +188,5 @@ fn no_image(image: &str, error: &ImageError) -> RuntimeError {
 }
 
 fn no_network(step: &str, error: &NetworkError) -> RuntimeError {
-    containers::failed(step.to_owned(), with_sources(error))
-}
-
-/// An error and what led to it, in one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
+    containers::failed(step.to_owned(), Chain(error).to_string())
 }
