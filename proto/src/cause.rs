@@ -24,7 +24,7 @@ pub enum Cause {
     Predecessor {
         task: String,
     },
-    /// For its node, which no longer answers, while no other can take it.
+    /// For its node, which is Down since then, while no other can take it.
     NodeDown {
         node: NodeId,
         since: Timestamp,
@@ -145,7 +145,7 @@ impl fmt::Display for Cause {
             }
             Cause::Predecessor { task } => write!(f, "waits for {task} to end"),
             Cause::NodeDown { node, since } => {
-                write!(f, "node {node} has not answered since {since} and no other node can take it")
+                write!(f, "node {node} has been Down since {since} and no other node can take it")
             }
             Cause::Braked { node, since, until } => {
                 write!(f, "too many nodes vanished at once, so nothing is moved off node {node} since {since}")?;
@@ -157,7 +157,7 @@ impl fmt::Display for Cause {
             Cause::WaitsForLease { node, since } => {
                 write!(
                     f,
-                    "node {node} has not answered since {since}, and a singleton is replaced only when its lease there has run out"
+                    "node {node} has been Down since {since}, and a singleton is replaced only when its lease there has run out"
                 )
             }
             Cause::Pulling { image } => write!(f, "pulling image {image}"),

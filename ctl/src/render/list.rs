@@ -41,7 +41,7 @@ pub fn cause(cause: &Cause, now: Timestamp) -> String {
             format!("stopping ({reason}), killed in {}", Brief(kill_at.since(now)))
         }
         Cause::NodeDown { node, since } => {
-            format!("node {node} has not answered for {} and no other node can take it", ago(now, *since))
+            format!("node {node} has been Down for {} and no other node can take it", ago(now, *since))
         }
         Cause::GaveUp { attempts, last } => {
             format!("gave up after {attempts} restarts: {}", self::cause(last, now))
