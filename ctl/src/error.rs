@@ -13,7 +13,8 @@ pub enum Error {
     Spec(#[from] compose::Problems),
     #[error(
         "cannot reach a controller at {endpoint}: {reason}\n\
-         Start one (`deploy/quickstart` sets up this host), or name a cluster with --context or --endpoint."
+         Start one (`systemctl start roster-controller`, or `deploy/quickstart` in a checkout), or name a cluster with \
+         --context or --endpoint."
     )]
     Unreachable { endpoint: String, reason: String },
     #[error("cannot reach any controller:\n  {}", .0.join("\n  "))]

@@ -29,8 +29,8 @@ Examples:
 Run it as root on the host that joins. The token says which cluster it is, and makes sure that it is no other.
 
 A controller must hold nothing yet, or wait to be told (`roster-controller --wait`). It first catches up, then votes; \
-with --spare it stands by and takes the place of a voter that is gone for good. An agent is to be started again \
-afterwards, if it runs.
+with --spare it stands by and takes the place of a voter that is gone for good. An agent that runs already needs no \
+restart.
 
 Examples:
   rctl cluster join roster-join-v1... --controller

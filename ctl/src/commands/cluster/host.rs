@@ -31,7 +31,8 @@ pub(super) async fn init(args: Init, wishes: &Wishes) -> Result<Ending, Error> {
         false => adopt_agent(&agent_token, &args.agent).await.map(Some),
     };
     if let Ok(Some(node)) = &agent {
-        let _ = writeln!(out, "This host's agent speaks for node {node}; start it again, if it runs.");
+        let _ =
+            writeln!(out, "This host's agent speaks for node {node}; one that runs does so within a second or two.");
     }
     let _ = write!(
         out,
@@ -80,8 +81,8 @@ async fn join_agent(args: Join) -> Result<Ending, Error> {
     let node = node_name(&args.agent)?;
     enroll_agent(&args.token, &node, &args.agent.agent_data_dir).await?;
     write_out(&format!(
-        "Node {node} may join cluster {}. Start its agent (`systemctl restart roster-agent`); `rctl node ls` shows \
-         when it is Ready.\n",
+        "Node {node} may join cluster {}. Its agent does so within a second or two if it runs (`systemctl start \
+         roster-agent` if not); `rctl node ls` on a controller shows when it is Ready.\n",
         args.token.cluster
     ))?;
     Ok(Ending::Done)
