@@ -58,6 +58,9 @@ fn everything_is_put_in_its_place_and_taken_away_again() {
         assert_eq!(installed.get(&format!("etc/systemd/system/{unit}.service")), Some(&0o644), "{installed:#?}");
     }
     assert_eq!(installed.get("etc/roster/roster.env"), Some(&0o644));
+    assert_eq!(installed.get("usr/local/share/doc/roster/examples/hello-image"), Some(&0o755), "{installed:#?}");
+    let example = fs::read_to_string(folder.path().join("usr/local/share/doc/roster/examples/hello.yaml"));
+    assert!(!example.expect("it is there").contains("deploy/"), "it names a file of the checkout");
 
     // A newer version leaves what an administrator wrote.
     let config = folder.path().join("etc/roster/roster.env");
