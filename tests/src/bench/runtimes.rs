@@ -16,13 +16,15 @@ use nix::{
     libc,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use oci_spec::runtime::{Capability, Spec};
 use roster_runtime::{seccomp, sys};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{median, run};
+use super::{median, run, wait_for};
 
 const ROUNDS: usize = 60;
 /// The kernel's locks for moving processes between cgroups go cold in less.
@@ -135,6 +137,7 @@ impl Bundle {
                 fs::create_dir(folder.path().join("rootfs").join(place))?;
             }
             fs::copy("/bin/busybox", bin.join("true"))?;
+            fs::hard_link(bin.join("true"), bin.join("sleep"))?;
             let cgroup = format!("/roster-bench-{}", std::process::id());
             Ok(Self { folder, cgroup, next: AtomicUsize::new(0) })
         };
@@ -142,7 +145,7 @@ impl Bundle {
     }
 
     /// A configuration is of one container: its cgroup has its own name.
-    fn config(&self, id: &str) -> Value {
+    fn config(&self, id: &str, args: &[&str]) -> Value {
         let names = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID"];
         let held =
             [Capability::Chown, Capability::Kill, Capability::NetBindService, Capability::Setgid, Capability::Setuid];
@@ -152,7 +155,7 @@ impl Bundle {
         json!({
             "ociVersion": "1.0.2",
             "process": {
-                "args": ["/bin/true"], "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 },
+                "args": args, "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 },
                 "capabilities": { "bounding": names, "effective": names, "permitted": names },
                 "noNewPrivileges": true
             },
@@ -177,8 +180,12 @@ impl Bundle {
     }
 
     fn prepared(&self, id: &str) -> Result<PathBuf, String> {
+        self.prepared_with(id, &["/bin/true"])
+    }
+
+    fn prepared_with(&self, id: &str, args: &[&str]) -> Result<PathBuf, String> {
         let folder = self.folder.path().join(id);
-        let config = self.config(id);
+        let config = self.config(id, args);
         serde_json::from_value::<Spec>(config.clone()).map_err(|error| error.to_string())?;
         let written =
             fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join("config.json"), config.to_string()));
@@ -217,16 +224,26 @@ impl Bundle {
         Ok(MANY as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// Asked of busybox, for the kernel counts what a process was before exec too.
+    /// Of the process that stays with a container, by its own high-water mark: what a process used before exec does not
+    /// count there.
     fn peak_memory(&self, program: &Path) -> Result<f64, String> {
-        let bundle = self.prepared("memory")?;
-        let inner = self.command(program, &bundle, "memory");
-        let output =
-            Command::new("busybox").args(["time", "-v"]).arg(inner.get_program()).args(inner.get_args()).output();
-        let output = output.map_err(|error| format!("cannot start busybox: {error}"))?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let line = text.lines().find_map(|line| line.trim().strip_prefix("Maximum resident set size (kbytes): "));
-        let kilobytes: f64 = line.and_then(|number| number.parse().ok()).ok_or_else(|| text.to_string())?;
+        let bundle = self.prepared_with("memory", &["/bin/sleep", "1000"])?;
+        let mut staying = self.command(program, &bundle, "memory");
+        let mut staying = staying.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        let marker = format!("/proc/{0}/task/{0}/children", staying.id());
+        let runs = || {
+            let children = fs::read_to_string(&marker).unwrap_or_default();
+            let sleeps =
+                |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"sleep\01000\0"));
+            children.split_whitespace().find(|pid| sleeps(pid)).and_then(|pid| pid.parse().ok())
+        };
+        let container: i32 = wait_for(runs).ok_or("the container with a sleeping program never ran")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", staying.id())).map_err(|error| error.to_string())?;
+        let killed = kill(Pid::from_raw(container), Signal::SIGKILL);
+        killed.map_err(|error| format!("cannot end the container: {error}"))?;
+        staying.wait().map_err(|error| format!("cannot wait for {}: {error}", program.display()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        let kilobytes: f64 = line.and_then(|number| number.parse().ok()).ok_or(status.clone())?;
         Ok(kilobytes * 1024.0 / 1e6)
     }
 
