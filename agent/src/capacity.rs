@@ -54,7 +54,7 @@ fn text(names: &UtsName, part: fn(&UtsName) -> &std::ffi::OsStr) -> String {
 }
 
 /// IPv4 addresses a peer could reach: of interfaces that are up, without loopback and our own bridge.
-fn addresses(own_bridge: &str) -> Result<Vec<String>, CapacityError> {
+pub(crate) fn addresses(own_bridge: &str) -> Result<Vec<String>, CapacityError> {
     let interfaces =
         getifaddrs().map_err(|error| CapacityError::Kernel { what: "its addresses", source: error.into() })?;
     let reachable =

@@ -95,6 +95,7 @@ pub async fn run<R: Runtime, S: Services>(
         membership: Membership::new(&config.data_dir, config.node.clone()),
         node: config.node,
         description,
+        bridge: config.bridge,
         board,
         wanted,
         lease,

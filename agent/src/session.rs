@@ -43,6 +43,7 @@ use self::{
     search::{Opened, Search, Way},
 };
 use crate::{
+    capacity,
     clock::BootTime,
     membership::{Member, Membership},
     metrics::Metrics,
@@ -102,7 +103,10 @@ pub struct Sessions<S> {
     pub endpoint: Endpoint,
     pub membership: Membership,
     pub node: NodeId,
+    /// As it was when the agent began, but for its addresses: a host gets some only after it has booted, or others later.
     pub description: NodeDescription,
+    /// Of the containers' own, which is nobody's way to this host.
+    pub bridge: String,
     pub board: Arc<Board>,
     pub wanted: watch::Sender<Wanted>,
     pub lease: watch::Sender<Option<BootTime>>,
@@ -226,9 +230,14 @@ impl<S: Services> Sessions<S> {
     }
 
     fn hello(&self) -> wire::AgentMessage {
+        let mut description = self.description.clone();
+        match capacity::addresses(&self.bridge) {
+            Ok(addresses) => description.addresses = addresses,
+            Err(error) => warn!("{error}; the controllers are told those of before"),
+        }
         search::hello(wire::Hello {
             node: self.node.to_string(),
-            description: Some(self.description.clone().into()),
+            description: Some(description.into()),
             generation: self.wanted.borrow().set.as_ref().map_or(0, |set| set.generation.0),
             protocol: *AGENT_PROTOCOLS.end(),
         })
