@@ -1,6 +1,6 @@
 //! One place where a controller may answer.
 
-use std::{error::Error as _, fmt, io, str::FromStr, sync::Arc, time::Duration};
+use std::{error::Error as _, fmt, io, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
 use tonic::transport::{self, Channel};
@@ -83,15 +83,18 @@ pub(super) struct Failure {
     pub(super) endpoint: Endpoint,
     /// The socket is there, and is for others.
     pub(super) not_root: bool,
+    /// A controller that is yet to come would end it.
+    pub(super) passes: bool,
     pub(super) reason: String,
 }
 
 impl Endpoint {
     pub(super) async fn dial(self, tls: Option<Arc<ClientConfig>>) -> Result<Channel, Failure> {
-        let fail = |reason: String| Failure { endpoint: self.clone(), not_root: false, reason };
+        let fail = |reason: String| Failure { endpoint: self.clone(), not_root: false, passes: false, reason };
         match (&self, tls) {
             (Self::Tls(address), Some(tls)) => {
-                roster_tls::connect(std::slice::from_ref(address), tls).await.map_err(|error| fail(chain(&error)))
+                let connected = roster_tls::connect(std::slice::from_ref(address), tls).await;
+                connected.map_err(|error| Failure { passes: error.passes(), ..fail(chain(&error)) })
             }
             (Self::Tls(_), None) => Err(fail("there are no credentials to show there".to_owned())),
             (Self::Unix(_) | Self::Plain(_), _) => transport::Endpoint::from_shared(self.to_string())
@@ -99,10 +102,20 @@ impl Endpoint {
                 .connect_timeout(CONNECT_TIMEOUT)
                 .connect()
                 .await
-                .map_err(|error| Failure {
-                    not_root: io_kind(&error) == Some(io::ErrorKind::PermissionDenied),
-                    ..fail(innermost(&error))
+                .map_err(|error| {
+                    let not_root = io_kind(&error) == Some(io::ErrorKind::PermissionDenied);
+                    Failure { not_root, passes: !not_root && self.has_a_place(), ..fail(innermost(&error)) }
                 }),
+        }
+    }
+}
+
+impl Endpoint {
+    /// The folder of a socket is made when a controller or an agent first starts: without it none was ever set up.
+    fn has_a_place(&self) -> bool {
+        match self {
+            Self::Unix(path) => Path::new(path).parent().is_some_and(Path::is_dir),
+            Self::Plain(_) | Self::Tls(_) => true,
         }
     }
 }

@@ -124,7 +124,13 @@ fn parsed(endpoints: &[String]) -> Result<Vec<Endpoint>, Error> {
 }
 
 impl Target {
+    /// Tries for as long as calls are tried.
     pub async fn connect(self) -> Result<Transport, Error> {
-        Transport::connect(self).await
+        let patience = self.request_timeout;
+        Transport::connect(self, patience).await
+    }
+
+    pub async fn connect_at_once(self) -> Result<Transport, Error> {
+        Transport::connect(self, Duration::ZERO).await
     }
 }

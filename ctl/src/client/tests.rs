@@ -207,8 +207,57 @@ async fn a_try_that_is_not_answered_does_not_hide_what_was_said() {
 #[tokio::test]
 async fn where_nobody_answers_every_place_is_told() {
     let (one, other) = (nowhere().await, nowhere().await);
-    let error = control(&wishes(&[one, other])).await.unwrap_err().to_string();
+    let wishes = Wishes { request_timeout: Duration::from_millis(300), ..wishes(&[one, other]) };
+    let begun = std::time::Instant::now();
+    let error = control(&wishes).await.unwrap_err().to_string();
     assert!(error.contains(&one.to_string()) && error.contains(&other.to_string()), "{error}");
+    assert!(begun.elapsed() >= wishes.request_timeout, "given up after {:?}", begun.elapsed());
+}
+
+/// By a socket in a folder that is, or is not, there.
+fn by_socket(path: &std::path::Path) -> Wishes {
+    Wishes {
+        endpoints: vec![format!("unix://{}", path.display())],
+        request_timeout: Duration::from_secs(30),
+        ..Wishes::default()
+    }
+}
+
+#[tokio::test]
+async fn a_controller_that_starts_again_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("controller.sock");
+    let wishes = by_socket(&path);
+    // No socket, and one that nobody listens at any more.
+    for _ in 0..2 {
+        let mut connecting = Box::pin(control(&wishes));
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut connecting).await;
+        assert!(early.is_err(), "{:?}", early.map(|connected| connected.map(|_| ())));
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+        }
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let controller = Controller { ids: Arc::default(), behave: |_| Ok(7) };
+        let stop = CancellationToken::new();
+        let server = tonic::transport::Server::builder().add_service(controller).serve_with_incoming_shutdown(
+            tokio_stream::wrappers::UnixListenerStream::new(listener),
+            stop.clone().cancelled_owned(),
+        );
+        let server = tokio::spawn(server);
+        assert_eq!(scale(&mut connecting.await.unwrap()).await.unwrap(), 7);
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn where_no_controller_ever_was_nobody_waits_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let begun = std::time::Instant::now();
+    let error = control(&by_socket(&folder.path().join("roster/controller.sock"))).await.unwrap_err().to_string();
+    assert!(error.contains("No such file or directory"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "after {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -3,12 +3,13 @@
 //! Guarantees: a change goes out under a request id, the same one at every try, so that however often it is sent it
 //! happens once. A call is made again, with another controller if there is one, when its connection breaks or the
 //! controller says that another try may do better; until the request timeout, and only where repeating it cannot do it
-//! twice. A controller that is of no cluster is left for the next. A stream that breaks ends with a status that says so
+//! twice. So is the first connection, while a controller may yet come: it may be starting again. A controller that is of no cluster is left for the next. A stream that breaks ends with a status that says so
 //! ([`super::goes_on`]); whoever reads it takes it up.
 
 use std::{
     collections::BTreeSet,
     fmt,
+    io::{self, IsTerminal},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -40,6 +41,8 @@ use crate::error::Error;
 const STAGGER: Duration = Duration::from_millis(200);
 /// Between two tries: the first, and the longest.
 const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(1);
+/// After so long without a connection a person is told what is waited for.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Of one call; its timeout comes first.
 const MAX_TRIES: usize = 1_000;
 
@@ -78,12 +81,33 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    pub(super) async fn connect(target: Target) -> Result<Self, Error> {
+    /// Tries again while a controller may yet come, for as long as `patience` lasts.
+    pub(super) async fn connect(target: Target, patience: Duration) -> Result<Self, Error> {
         let transport = Self(Arc::new(Shared { target, connection: Mutex::default() }));
-        match transport.0.open().await {
-            Ok(_) => Ok(transport),
-            Err(failures) => Err(told(&failures)),
+        let begun = Instant::now();
+        let (mut pause, mut said) = (*PAUSE.start(), false);
+        loop {
+            let Err(failures) = transport.0.open().await else { return Ok(transport) };
+            let waited = begun.elapsed();
+            if waited >= patience || !failures.iter().any(|failure| failure.passes) {
+                return Err(told(&failures));
+            }
+            if waited >= SILENCE && !said {
+                said = true;
+                say_waiting(&failures, patience);
+            }
+            sleep(pause.min(patience - waited)).await;
+            pause = (pause * 2).min(*PAUSE.end());
         }
+    }
+}
+
+/// To a person only: what reads our errors is told in the end.
+fn say_waiting(failures: &[Failure], patience: Duration) {
+    if io::stderr().is_terminal() {
+        let lines: Vec<_> = failures.iter().map(line).collect();
+        let patience = patience.as_secs_f32();
+        anstream::eprintln!("no controller answers yet ({}); trying for {patience} s", lines.join("; "));
     }
 }
 

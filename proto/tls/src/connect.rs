@@ -46,6 +46,21 @@ pub enum ConnectError {
     Channel(#[source] tonic::transport::Error),
 }
 
+impl ConnectError {
+    /// Whether a controller that is yet to come would end it.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Silent { .. } | Self::Channel(_) => true,
+            // A name that nobody knows comes without the kernel's word.
+            Self::Tcp { source, .. } => source.raw_os_error().is_some(),
+            // What was cut off, not what one of the two refused.
+            Self::Tls { source, .. } => source.kind() != io::ErrorKind::InvalidData,
+            Self::All(errors) => errors.iter().any(Self::passes),
+            Self::NoAddress | Self::Address(_) | Self::Impostor { .. } => false,
+        }
+    }
+}
+
 fn join(errors: &[ConnectError]) -> String {
     errors.iter().map(|error| with_sources(error)).collect::<Vec<_>>().join("; ")
 }
