@@ -17,7 +17,7 @@ use super::Reply;
 use crate::{
     cluster::Cluster,
     dispatch::Sessions,
-    doors::Caller,
+    doors::{Caller, is_root_here},
     forward::Origin,
     identity::{IssueError, credentials, holder, sign},
     peers::{misfit, speaks},
@@ -45,9 +45,10 @@ impl Enroll for EnrollApi {
     async fn enroll(&self, request: Request<wire::EnrollRequest>) -> Reply<wire::Credentials> {
         // A call that another controller passed on comes from that one.
         let caller = request.extensions().get::<Caller>().map(ToString::to_string).unwrap_or_default();
+        let by_root_here = request.extensions().get::<Origin>().is_some_and(is_root_here);
         let request = request.into_inner();
         let name = request.name.clone();
-        let admitted = self.admit(request).await;
+        let admitted = self.admit(request, by_root_here).await;
         match &admitted {
             Ok(_) => tracing::info!(name, caller, "admitted by a join token"),
             Err(status) => tracing::warn!(name, caller, reason = status.message(), "refused an enrolment"),
@@ -85,7 +86,7 @@ impl Enroll for EnrollApi {
 }
 
 impl EnrollApi {
-    async fn admit(&self, request: wire::EnrollRequest) -> Result<wire::Credentials, Status> {
+    async fn admit(&self, request: wire::EnrollRequest, by_root_here: bool) -> Result<wire::Credentials, Status> {
         let token: Token = request
             .token
             .parse()
@@ -112,7 +113,7 @@ impl EnrollApi {
             }
         };
         let signed = sign(&state, &request.signing_request, role, &name, lifetime)?;
-        self.refuse_taken(&state, &holder(role, &name), &signed.grant)?;
+        self.refuse_taken(&state, &holder(role, &name), &signed.grant, by_root_here)?;
         let digest = Secret::new(token.secret.digest());
         self.cluster.change(Command::UseToken { id: token.id, digest, name, grant: signed.grant }).await?;
         let peer = match controller {
@@ -133,10 +134,22 @@ impl EnrollApi {
     }
 
     /// Beside what the state refuses: a node or a controller that was there before it needed a certificate.
-    fn refuse_taken(&self, state: &ClusterState, holder: &Holder, grant: &Grant) -> Result<(), Refusal> {
+    ///
+    /// Except when root on this host asks for the node whose agent is on this host: it is that agent which is to get
+    /// the certificate. A token shown from elsewhere, through another controller too, never gets an agent's name so.
+    fn refuse_taken(
+        &self,
+        state: &ClusterState,
+        holder: &Holder,
+        grant: &Grant,
+        by_root_here: bool,
+    ) -> Result<(), Refusal> {
         let again = state.security.grants.get(holder).is_some_and(|present| present.request == grant.request);
         let taken = match holder {
-            Holder::Agent(name) => name.parse().is_ok_and(|node: NodeId| self.sessions.get(&node).is_some()),
+            Holder::Agent(name) => {
+                let session = name.parse().ok().and_then(|node: NodeId| self.sessions.get(&node));
+                session.is_some_and(|session| !(by_root_here && session.by_root_here))
+            }
             Holder::Controller(name) => peer_named(state, name).is_some(),
             Holder::User(_) => false,
         };

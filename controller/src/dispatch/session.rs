@@ -25,6 +25,7 @@ use super::{
     sessions::{Outbound, Session},
 };
 use crate::{
+    doors::is_root_here,
     forward::Origin,
     state::{ClusterState, Security, command::Command, controllers::ControllerInfo},
     status::malformed,
@@ -77,7 +78,8 @@ impl SessionTask {
         let command = Command::RegisterNode { node: node.clone(), description };
         self.dispatcher.cluster.change(command).await?;
         self.dispatcher.liveness.heard(&node);
-        let session = self.dispatcher.sessions.open(node, self.outbound.clone());
+        let by_root_here = self.origin.as_ref().is_some_and(is_root_here);
+        let session = self.dispatcher.sessions.open(node, by_root_here, self.outbound.clone());
         tracing::info!(node = %session.node, "an agent's session begins");
         let end = self.attend(&session).await;
         self.dispatcher.sessions.close(&session);

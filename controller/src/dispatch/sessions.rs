@@ -30,6 +30,8 @@ pub struct Sessions {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) node: NodeId,
+    /// It came by this controller's own socket: the agent is of this host, and root's.
+    pub(crate) by_root_here: bool,
     number: u64,
     outbound: Outbound,
     closed: CancellationToken,
@@ -42,9 +44,10 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn open(&self, node: NodeId, outbound: Outbound) -> Arc<Session> {
+    pub(crate) fn open(&self, node: NodeId, by_root_here: bool, outbound: Outbound) -> Arc<Session> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let session = Arc::new(Session { node: node.clone(), number, outbound, closed: CancellationToken::new() });
+        let closed = CancellationToken::new();
+        let session = Arc::new(Session { node: node.clone(), by_root_here, number, outbound, closed });
         if let Some(older) = self.lock().insert(node, session.clone()) {
             older.closed.cancel();
         }
@@ -98,8 +101,8 @@ mod tests {
     fn a_newer_session_ends_the_older() {
         let sessions = Sessions::default();
         let node: NodeId = "vm1".parse().expect("a name");
-        let first = sessions.open(node.clone(), mpsc::channel(1).0);
-        let second = sessions.open(node.clone(), mpsc::channel(1).0);
+        let first = sessions.open(node.clone(), true, mpsc::channel(1).0);
+        let second = sessions.open(node.clone(), false, mpsc::channel(1).0);
         assert!(first.closed().is_cancelled());
         assert!(!second.closed().is_cancelled());
 

@@ -179,6 +179,12 @@ impl Doors {
     }
 }
 
+/// Whether the call came by this controller's own socket, and not by another controller's, which speaks for root on
+/// another host.
+pub(crate) fn is_root_here(origin: &Origin) -> bool {
+    !origin.forwarded && origin.caller == LOCAL
+}
+
 fn is_person(role: &str) -> bool {
     role.parse().is_ok_and(Role::is_person)
 }

@@ -14,6 +14,7 @@ use roster_proto::{
     whole::{self, Versions},
     wire::{self, control_client::ControlClient, controller_message::Message, dispatch_client::DispatchClient},
 };
+use roster_tls::KeyAndRequest;
 use tempfile::TempDir;
 use tokio::{net::UnixStream, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
@@ -146,6 +147,11 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
         Ok(value) => value,
         Err(_) => panic!("{what} did not come within {DEADLINE:?}"),
     }
+}
+
+/// The same request, to be made again.
+pub(crate) fn again(key: &KeyAndRequest) -> KeyAndRequest {
+    KeyAndRequest { key_pem: key.key_pem.clone(), request_der: key.request_der.clone() }
 }
 
 pub(crate) fn stack(name: &str, services: &[(&str, u32)]) -> StackSpec {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use roster_proto::wire::{self, enroll_client::EnrollClient};
-use tonic::{Status, transport::Channel};
+use tonic::{Status, body::Body, client::GrpcService, transport::Channel};
 
 use crate::{
     ConnectError, Identity, IdentityError, KeyAndRequest, SignError, TlsError, Token, anonymous_client_config, connect,
@@ -42,31 +42,26 @@ pub async fn enroll_with(
 ) -> Result<Identity, EnrollError> {
     let config = anonymous_client_config(&token.cluster, token.authority)?;
     let channel = connect(&token.addresses, config).await?;
-    ask(channel, key, token, request).await
+    enroll_over(channel, key, token, request).await
 }
 
-/// As [`enroll`], by a connection that was made to the token's authority, or by the controller's own socket.
-pub async fn enroll_over(
-    channel: Channel,
-    token: &Token,
-    request: wire::EnrollRequest,
-) -> Result<Identity, EnrollError> {
-    let key = KeyAndRequest::generate(&request.name)?;
-    ask(channel, key, token, request).await
-}
-
-async fn ask(
-    channel: Channel,
+/// The same by `way`, whose other end is trusted: a connection that was made to the token's authority, or the
+/// controller's own socket.
+pub async fn enroll_over<T>(
+    way: T,
     key: KeyAndRequest,
     token: &Token,
     request: wire::EnrollRequest,
-) -> Result<Identity, EnrollError> {
+) -> Result<Identity, EnrollError>
+where
+    T: GrpcService<Body, ResponseBody = Body>,
+{
     let name = request.name.clone();
     let request =
         wire::EnrollRequest { token: token.to_string(), signing_request: key.request_der.clone().into(), ..request };
     let mut request = tonic::Request::new(request);
     request.set_timeout(ANSWER_TIMEOUT);
-    let answer = EnrollClient::new(channel).enroll(request).await.map_err(EnrollError::Refused)?;
+    let answer = EnrollClient::new(way).enroll(request).await.map_err(EnrollError::Refused)?;
     let identity = Identity::assemble(key, answer.into_inner())?;
     let asked = format!("{}/{name} of {}", token.role, token.cluster);
     let subject = identity.subject()?;

@@ -43,6 +43,56 @@ fn a_node_that_joins_gets_its_part() {
     trial.down();
 }
 
+/// The agent may have found the controller of its host before there is a cluster, or just as it begins.
+#[test]
+fn a_cluster_begins_under_the_agent_of_its_first_host() {
+    let trial = Trial::hosts(1, 1);
+    let (host, here) = (trial.host("h1"), trial.on("h1"));
+    let until_ready = || {
+        wait::until("the node to be Ready", || {
+            let nodes = here.rctl(&["node", "ls"]);
+            if nodes.stdout.contains("Ready") { Ok(()) } else { Err(nodes) }
+        });
+    };
+    let controller = format!("--controller=unix://{}", host.socket().display());
+    for round in 0..6 {
+        let alone = round % 2 == 1;
+        trial.done(host.start(Daemon::Controller, if alone { &[] } else { &["--wait"] }));
+        trial.done(host.start(Daemon::Agent, &[&controller]));
+        match alone {
+            true => until_ready(),
+            // `init` takes up no agent that was never there.
+            false => wait::until("the agent's folder", || if host.agent_data().is_dir() { Ok(()) } else { Err(()) }),
+        }
+        if round < 4 {
+            let said = here.ok(&["cluster", "init", "--name", "h1"]);
+            assert!(said.contains("This host's agent speaks for node h1."), "{said}");
+        } else {
+            here.ok(&["cluster", "init", "--name", "h1", "--no-agent"]);
+            until_ready();
+            let token = here.ok(&["token", "create", "--role", "agent", "--quiet"]);
+            here.ok(&["cluster", "join", token.trim(), "--agent"]);
+        }
+        let by_its_certificate = format!("session with the controller controller=\"{}\"", host.peer_address());
+        wait::until("the agent to come back as who it is", || {
+            let log = host.log(Daemon::Agent);
+            if log.contains(&by_its_certificate) { Ok(()) } else { Err(log) }
+        });
+        until_ready();
+        let events = here.ok(&["events"]);
+        assert!(!events.contains("Down") && !events.contains("Lost"), "{events}");
+
+        for daemon in [Daemon::Agent, Daemon::Controller] {
+            trial.signal("h1", daemon, Signal::SIGTERM);
+            fs::remove_file(host.log_file(daemon)).expect("it wrote a log");
+        }
+        for folder in [host.data.join("controller"), host.agent_data()] {
+            fs::remove_dir_all(folder).expect("it was there");
+        }
+    }
+    trial.down();
+}
+
 #[test]
 fn one_controller_becomes_three_and_a_dead_one_is_removed() {
     let mut trial = Trial::up(3, 1);

@@ -24,7 +24,7 @@ fn request_id(message: Option<Result<wire::ControllerMessage, tonic::Status>>) -
 async fn an_answer_is_claimed_once_and_forgotten_when_dropped() {
     let (broker, sessions) = broker();
     let (outbound, mut messages) = mpsc::channel(4);
-    let _session = sessions.open(node(), outbound);
+    let _session = sessions.open(node(), false, outbound);
     let answer = broker.ask(&node(), list()).await.expect("asked");
     let id = request_id(messages.recv().await);
     assert!(broker.claim_answer("another").is_none());
@@ -41,7 +41,7 @@ async fn an_answer_is_claimed_once_and_forgotten_when_dropped() {
 async fn a_complete_answer_is_not_cancelled() {
     let (broker, sessions) = broker();
     let (outbound, mut messages) = mpsc::channel(4);
-    let _session = sessions.open(node(), outbound);
+    let _session = sessions.open(node(), false, outbound);
     let mut answer = broker.ask(&node(), list()).await.expect("asked");
     let said = broker.claim_answer(&request_id(messages.recv().await)).expect("open");
     said.send(Said::End).await.expect("the caller listens");
@@ -54,7 +54,7 @@ async fn a_complete_answer_is_not_cancelled() {
 async fn the_end_of_the_session_ends_the_answer() {
     let (broker, sessions) = broker();
     let (outbound, mut messages) = mpsc::channel(4);
-    let session = sessions.open(node(), outbound);
+    let session = sessions.open(node(), false, outbound);
     let mut answer = broker.ask(&node(), list()).await.expect("asked");
     let said = broker.claim_answer(&request_id(messages.recv().await)).expect("open");
     said.send(Said::Part(Part::Images(Vec::new()))).await.expect("the caller listens");
@@ -69,7 +69,7 @@ async fn the_end_of_the_session_ends_the_answer() {
 async fn an_agent_that_does_not_read_is_not_waited_for_forever() {
     let (broker, sessions) = broker();
     let (outbound, _messages) = mpsc::channel(1);
-    let _session = sessions.open(node(), outbound);
+    let _session = sessions.open(node(), false, outbound);
     let _first = broker.ask(&node(), list()).await.expect("there is room");
     assert!(matches!(broker.ask(&node(), list()).await, Err(AskError::Stalled(_))));
     assert_eq!(broker.lock().len(), 1, "the second is forgotten");
@@ -79,7 +79,7 @@ async fn an_agent_that_does_not_read_is_not_waited_for_forever() {
 async fn a_cancellation_waits_for_room() {
     let (broker, sessions) = broker();
     let (outbound, mut messages) = mpsc::channel(1);
-    let _session = sessions.open(node(), outbound);
+    let _session = sessions.open(node(), false, outbound);
     let answer = broker.ask(&node(), list()).await.expect("there is room");
     drop(answer);
     let id = request_id(messages.recv().await);

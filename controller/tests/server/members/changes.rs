@@ -4,9 +4,11 @@ use roster_proto::{
     call,
     wire::{self, controller::Role},
 };
+use roster_tls::{EnrollError, KeyAndRequest, Token, enroll_over};
 use tonic::Code;
 
 use super::{Member, free_address, leader, named, of, role, roles, three, voters};
+use crate::harness::{Agent, again};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn votes_are_given_and_taken_and_the_leadership_moves() {
@@ -32,6 +34,26 @@ async fn votes_are_given_and_taken_and_the_leadership_moves() {
     assert!(spare.message().contains("promote it first"), "{spare}");
     let unknown = c1.cluster().promote(named("c9")).await.expect_err("unknown");
     assert_eq!(unknown.code(), Code::NotFound);
+    for member in [c1, c2, c3] {
+        member.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_on_one_host_has_no_name_of_an_agent_on_another() {
+    let ([c1, c2, c3], founded) = three().await;
+    let _agent = Agent::join_by(c1.channel.clone(), "vm1").await;
+    let token: Token = founded.agent_token.parse().expect("a token");
+    let key = KeyAndRequest::generate("vm1").expect("a key");
+    let enroll = async |member: &Member| {
+        let request = wire::EnrollRequest { name: "vm1".to_owned(), ..Default::default() };
+        enroll_over(member.channel.clone(), again(&key), &token, request).await
+    };
+    for other in [&c2, &c3] {
+        let error = enroll(other).await.expect_err("the agent is on another host");
+        assert!(matches!(&error, EnrollError::Refused(status) if status.code() == Code::AlreadyExists), "{error}");
+    }
+    enroll(&c1).await.expect("it is this host's");
     for member in [c1, c2, c3] {
         member.stop().await;
     }

@@ -1,8 +1,9 @@
 //! Join tokens: what they are good for, and when no longer.
 
-use roster_tls::{EnrollError, Role, Secret};
+use roster_tls::{EnrollError, Role, Secret, enroll_over};
 
 use super::*;
+use crate::harness::{Agent, again, hello};
 
 async fn refused(token: &Token, name: &str) -> Status {
     match enroll(token, enrolment(name)).await {
@@ -106,6 +107,56 @@ async fn nobody_comes_in_under_the_name_of_another() {
     let listed = cluster.root().list_tokens(wire::ListTokensRequest {}).await.expect("listed").into_inner().tokens;
     let left = listed.iter().find(|view| view.id == cluster.agent_token.id).expect("listed").uses_left;
     assert_eq!(left, 1_000 - 2, "vm1 and vm2, once each");
+    cluster.stop().await;
+}
+
+impl Secured {
+    /// As root does on the controller's host.
+    async fn root_enrolls(&self, key: &KeyAndRequest, name: &str) -> Result<Identity, EnrollError> {
+        enroll_over(self.running.unix.clone(), again(key), &self.agent_token, enrolment(name)).await
+    }
+}
+
+#[tokio::test]
+async fn the_agent_of_the_controllers_own_host_is_taken_up_as_it_runs() {
+    let cluster = Secured::start().await;
+    let mut agent = Agent::join_by(cluster.running.unix.clone(), "vm1").await;
+    let status = refused(&cluster.agent_token, "vm1").await;
+    assert_eq!(status.code(), Code::AlreadyExists, "a token from elsewhere does not take its name: {status}");
+
+    let key = KeyAndRequest::generate("vm1").expect("a key");
+    let identity = cluster.root_enrolls(&key, "vm1").await.expect("root has its own agent's name");
+    let greeting = wire::AgentMessage { message: Some(wire::agent_message::Message::Hello(hello("vm1"))) };
+    let greeting = tokio_stream::StreamExt::chain(tokio_stream::once(greeting), tokio_stream::pending());
+    let mut dispatch = DispatchClient::new(cluster.member(&identity).await);
+    let mut session = dispatch.session(greeting).await.expect("a stream").into_inner();
+    within("the welcome", session.message()).await.expect("admitted").expect("a message");
+    let ended = loop {
+        if let Err(status) = agent.step().await {
+            break status;
+        }
+    };
+    assert!(ended.message().contains("a newer session"), "{ended}");
+    let listed = nodes(&ControlClient::new(cluster.running.unix.clone())).await.expect("listed").nodes;
+    let states: Vec<_> = listed.iter().map(|node| (node.id.as_str(), node.state())).collect();
+    assert_eq!(states, [("vm1", wire::node::State::Ready)]);
+
+    // What a certificate speaks for is not root's to give again, and a token is as little use as before.
+    let another = KeyAndRequest::generate("vm1").expect("a key");
+    let error = cluster.root_enrolls(&another, "vm1").await.expect_err("vm1 has a certificate");
+    assert!(matches!(&error, EnrollError::Refused(status) if status.code() == Code::AlreadyExists), "{error}");
+    assert_eq!(refused(&cluster.agent_token, "vm1").await.code(), Code::AlreadyExists);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_connects_after_it_was_enrolled_is_in_nobodys_way() {
+    let cluster = Secured::start().await;
+    let key = KeyAndRequest::generate("vm1").expect("a key");
+    cluster.root_enrolls(&key, "vm1").await.expect("enrolled");
+    let _agent = Agent::join_by(cluster.running.unix.clone(), "vm1").await;
+    cluster.root_enrolls(&key, "vm1").await.expect("asked again, answered again");
+    assert_eq!(refused(&cluster.agent_token, "vm1").await.code(), Code::AlreadyExists);
     cluster.stop().await;
 }
 

@@ -1,18 +1,19 @@
 //! What is done on the host itself: the controller there is told by its unix socket, the agent by its data directory.
 
-use std::{fmt::Write, path::Path, time::Duration};
+use std::{fmt::Write, time::Duration};
 
 use roster_proto::{
     id::NodeId,
     wire::{self, local_client::LocalClient},
 };
-use roster_tls::{IdentityDir, Role, Token};
+use roster_tls::{EnrollError, Identity, IdentityDir, KeyAndRequest, Role, Token, enroll_over, enroll_with};
 use tokio::time::{Instant, sleep};
+use tonic::Code;
 
 use super::super::{confirm, write_out};
 use crate::{
     cli::{AgentDir, Init, Join, Sure},
-    client::{self, Transport, Wishes},
+    client::{self, Transport, Wishes, goes_on},
     error::{Ending, Error},
 };
 
@@ -21,14 +22,15 @@ const BEGINS_ANEW: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) async fn init(args: Init, wishes: &Wishes) -> Result<Ending, Error> {
-    let mut client = client::local(wishes).await?;
+    let controller = wishes.local_target()?.connect().await?;
+    let mut client = LocalClient::new(controller.clone());
     let request =
         wire::InitRequest { name: args.name.unwrap_or_default(), address: args.advertise.unwrap_or_default() };
     let wire::InitResponse { cluster, controller_token, agent_token } = client.init(request).await?.into_inner();
     let mut out = format!("Cluster {cluster} has begun, with this host's controller as its first.\n");
     let agent = match args.no_agent || !args.agent.agent_data_dir.is_dir() {
         true => Ok(None),
-        false => adopt_agent(&agent_token, &args.agent).await.map(Some),
+        false => adopt_agent(&agent_token, &args.agent, &controller).await.map(Some),
     };
     if let Ok(Some(node)) = &agent {
         let _ =
@@ -51,17 +53,21 @@ pub(super) async fn init(args: Init, wishes: &Wishes) -> Result<Ending, Error> {
     }
 }
 
-/// Enrols this host's agent. The controller may only now be opening its door.
-async fn adopt_agent(token: &str, agent: &AgentDir) -> Result<NodeId, Error> {
+/// Enrols this host's agent, by way of this host's controller: the agent may have a session there, by the socket that
+/// only root may use, and only there this host's root may have its node's name.
+async fn adopt_agent(token: &str, agent: &AgentDir, controller: &Transport) -> Result<NodeId, Error> {
     let token: Token = token.parse().map_err(|error: roster_tls::InvalidToken| Error::Refused(error.to_string()))?;
-    let node = node_name(agent)?;
+    let candidate = Candidate::new(&token, agent)?;
     let give_up = Instant::now() + BEGINS_ANEW;
-    loop {
-        match enroll_agent(&token, &node, &agent.agent_data_dir).await {
-            Err(_) if Instant::now() < give_up => sleep(PAUSE).await,
-            ended => return ended.map(|()| node),
+    let identity = loop {
+        match candidate.ask_here(candidate.key()?, controller).await {
+            // It has yet to begin anew, or to lead.
+            Err(EnrollError::Refused(status)) if goes_on(&status) && Instant::now() < give_up => sleep(PAUSE).await,
+            ended => break ended.map_err(refused)?,
         }
-    }
+    };
+    candidate.take(&identity)?;
+    Ok(candidate.node)
 }
 
 pub(super) async fn join(args: Join, wishes: &Wishes) -> Result<Ending, Error> {
@@ -74,43 +80,85 @@ pub(super) async fn join(args: Join, wishes: &Wishes) -> Result<Ending, Error> {
             role = args.token.role,
         )));
     }
-    if args.what.agent { join_agent(args).await } else { join_controller(args, wishes).await }
+    if args.what.agent { join_agent(args, wishes).await } else { join_controller(args, wishes).await }
 }
 
-async fn join_agent(args: Join) -> Result<Ending, Error> {
-    let node = node_name(&args.agent)?;
-    enroll_agent(&args.token, &node, &args.agent.agent_data_dir).await?;
+async fn join_agent(args: Join, wishes: &Wishes) -> Result<Ending, Error> {
+    let candidate = Candidate::new(&args.token, &args.agent)?;
+    let identity = match candidate.ask(candidate.key()?).await {
+        Err(EnrollError::Refused(status)) if status.code() == Code::AlreadyExists => {
+            // Perhaps by this very agent, which without a certificate has found the controller of its own host.
+            candidate.ask_own(candidate.key()?, wishes).await.ok_or(status)?
+        }
+        ended => ended.map_err(refused)?,
+    };
+    candidate.take(&identity)?;
     write_out(&format!(
-        "Node {node} may join cluster {}. Its agent does so within a second or two if it runs (`systemctl start \
+        "Node {} may join cluster {}. Its agent does so within a second or two if it runs (`systemctl start \
          roster-agent` if not); `rctl node ls` on a controller shows when it is Ready.\n",
-        args.token.cluster
+        candidate.node, args.token.cluster
     ))?;
     Ok(Ending::Done)
 }
 
-async fn enroll_agent(token: &Token, node: &NodeId, data: &Path) -> Result<(), Error> {
-    let directory = IdentityDir(data.join("identity"));
-    // What is there is looked at first: a token has a limited number of uses.
-    let present = directory.load().map_err(|error| Error::Usage(told(&error)))?;
-    if let Some(present) = present.filter(|present| present.cluster != token.cluster) {
-        return Err(Error::Usage(format!(
-            "the agent of this host belongs to cluster {}: take it out there first (`rctl node rm {node}`), then run \
-             `roster-agent clean --purge` here",
-            present.cluster
-        )));
+/// This host's agent, which is to get a certificate.
+struct Candidate<'a> {
+    token: &'a Token,
+    node: NodeId,
+    directory: IdentityDir,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(token: &'a Token, agent: &AgentDir) -> Result<Self, Error> {
+        let (node, directory) = (node_name(agent)?, IdentityDir(agent.agent_data_dir.join("identity")));
+        // What is there is looked at first: a token has a limited number of uses.
+        let present = directory.load().map_err(|error| Error::Usage(told(&error)))?;
+        if let Some(present) = present.filter(|present| present.cluster != token.cluster) {
+            return Err(Error::Usage(format!(
+                "the agent of this host belongs to cluster {}: take it out there first (`rctl node rm {node}`), then \
+                 run `roster-agent clean --purge` here",
+                present.cluster
+            )));
+        }
+        Ok(Self { token, node, directory })
     }
-    let request = wire::EnrollRequest {
-        name: node.to_string(),
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Default::default()
-    };
-    // Kept, so that a call that is cut off can be made again: for another key the name would be taken.
-    let key = directory.key_to_join(&token.cluster, node.as_str()).map_err(|error| Error::Usage(told(&error)))?;
-    let identity = roster_tls::enroll_with(key, token, request).await.map_err(|error| match error {
-        roster_tls::EnrollError::Refused(status) => status.into(),
+
+    /// At the addresses in the token.
+    async fn ask(&self, key: KeyAndRequest) -> Result<Identity, EnrollError> {
+        enroll_with(key, self.token, self.request()).await
+    }
+
+    async fn ask_here(&self, key: KeyAndRequest, controller: &Transport) -> Result<Identity, EnrollError> {
+        enroll_over(controller.clone(), key, self.token, self.request()).await
+    }
+
+    /// `None`: this host has no controller, or it does not know better than those that were asked before.
+    async fn ask_own(&self, key: KeyAndRequest, wishes: &Wishes) -> Option<Identity> {
+        let controller = wishes.local_target().ok()?.connect_at_once().await.ok()?;
+        self.ask_here(key, &controller).await.ok()
+    }
+
+    /// Kept, so that a call that is cut off can be made again: for another key the name would be taken.
+    fn key(&self) -> Result<KeyAndRequest, Error> {
+        let key = self.directory.key_to_join(&self.token.cluster, self.node.as_str());
+        key.map_err(|error| Error::Usage(told(&error)))
+    }
+
+    fn request(&self) -> wire::EnrollRequest {
+        let release = env!("CARGO_PKG_VERSION").to_owned();
+        wire::EnrollRequest { name: self.node.to_string(), release, ..Default::default() }
+    }
+
+    fn take(&self, identity: &Identity) -> Result<(), Error> {
+        self.directory.save(identity).map_err(|error| Error::Usage(told(&error)))
+    }
+}
+
+fn refused(error: EnrollError) -> Error {
+    match error {
+        EnrollError::Refused(status) => status.into(),
         other => Error::Refused(told(&other)),
-    })?;
-    directory.save(&identity).map_err(|error| Error::Usage(told(&error)))
+    }
 }
 
 async fn join_controller(args: Join, wishes: &Wishes) -> Result<Ending, Error> {
