@@ -81,6 +81,9 @@ pub use self::{home::Step, listen::Listeners};
 
 /// Calls under way get this long to end once the controller is told to stop.
 const CLOSING: Duration = Duration::from_secs(2);
+/// For another controller to take over the lead before this one stops: it takes a few round trips, and an election without
+/// it little longer than this.
+const HANDING_OVER: Duration = Duration::from_secs(1);
 
 /// Why the controller could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +177,8 @@ async fn belong(
     shutdown: &CancellationToken,
 ) -> Result<Next, RunError> {
     let life = Life::default();
-    let stopping = shutdown.child_token();
+    // Not the shutdown's child: the lead is handed over before anything stops.
+    let stopping = CancellationToken::new();
     let (identity, address) = match &standing {
         Standing::Blank | Standing::Alone => (None, None),
         Standing::Joining(identity, join) => (Some(identity), Some(join.address.clone())),
@@ -235,6 +239,10 @@ async fn belong(
             () = life.ends() => break Ok(Next::Again),
         }
     };
+    // Everything still works meanwhile: what is asked is passed on to the next one.
+    if !closed {
+        hand_over(&cluster).await;
+    }
     stopping.cancel();
     close(&mut servers).await;
     life.store_shutdown().cancel();
@@ -242,6 +250,17 @@ async fn belong(
         store_task.await.map_err(RunError::Store)?;
     }
     served
+}
+
+/// Gives the lead to another voter, so that nobody has to find out that the leader is gone.
+async fn hand_over(cluster: &Cluster) {
+    let status = cluster.raft_status();
+    let Some(next) = status.successor().filter(|_| status.leader == Some(status.id)) else { return };
+    match tokio::time::timeout(HANDING_OVER, cluster.transfer_leadership(next)).await {
+        Ok(Ok(())) => tracing::info!(%next, "handed the lead over"),
+        Ok(Err(error)) => tracing::warn!(%next, error = status::chain(&error), "could not hand the lead over"),
+        Err(_) => tracing::warn!(%next, "the lead was not taken over in time"),
+    }
 }
 
 async fn open(

@@ -54,11 +54,9 @@ async fn tell(cluster: &Cluster, peers: &Peers) -> Result<(), LocalError> {
         }
         match status.leader {
             Some(leader) if leader == me => {
-                // Another one has to lead that; the caught-up ones first.
-                let mut others: Vec<_> = status.voters.iter().filter(|voter| **voter != me).copied().collect();
-                others.sort_by_key(|peer| std::cmp::Reverse(status.progress.get(peer).map(|p| (p.active, p.matched))));
-                if let Some(next) = others.first()
-                    && let Err(error) = cluster.transfer_leadership(*next).await
+                // Another one has to lead that.
+                if let Some(next) = status.successor()
+                    && let Err(error) = cluster.transfer_leadership(next).await
                 {
                     why = chain(&error);
                 }

@@ -26,6 +26,12 @@ pub struct RaftStatus {
 }
 
 impl RaftStatus {
+    /// The other voter to hand over to: one that is heard, and has most of the log. Of use where this peer leads.
+    pub fn successor(&self) -> Option<PeerId> {
+        let others = self.voters.iter().filter(|voter| **voter != self.id);
+        others.max_by_key(|peer| self.progress.get(peer).map(|peer| (peer.active, peer.matched))).copied()
+    }
+
     /// Before anything is known.
     pub(super) fn unknown(id: PeerId) -> Self {
         let (voters, outgoing, learners) = (Vec::new(), Vec::new(), Vec::new());

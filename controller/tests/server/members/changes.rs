@@ -1,14 +1,17 @@
 //! Controllers come, go, move, die, and change their part.
 
+use std::time::{Duration, Instant};
+
 use roster_proto::{
     call,
     wire::{self, controller::Role},
 };
 use roster_tls::{EnrollError, KeyAndRequest, Token, enroll_over};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{Member, free_address, leader, named, of, role, roles, three, voters};
-use crate::harness::{Agent, again};
+use crate::harness::{Agent, again, stack};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn votes_are_given_and_taken_and_the_leadership_moves() {
@@ -35,6 +38,48 @@ async fn votes_are_given_and_taken_and_the_leadership_moves() {
     let unknown = c1.cluster().promote(named("c9")).await.expect_err("unknown");
     assert_eq!(unknown.code(), Code::NotFound);
     for member in [c1, c2, c3] {
+        member.stop().await;
+    }
+}
+
+/// The longest time between two answers to changes.
+async fn longest_gap(member: &Member, until: CancellationToken) -> Duration {
+    let mut control = member.control();
+    let (mut answered, mut longest) = (Instant::now(), Duration::ZERO);
+    while !until.is_cancelled() {
+        let stack = Some(stack("hello", &[("web", 1)]).into());
+        control.apply(wire::ApplyRequest { stack, prune: false, base: None }).await.expect("applied");
+        longest = longest.max(answered.elapsed());
+        answered = Instant::now();
+    }
+    longest
+}
+
+/// The shortest of several gaps: a busy machine makes them longer, but nothing makes an election that nobody called for
+/// shorter than its timeout of 500 ms, less the heartbeat's 100.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_hands_over_before() {
+    let (members, _) = three().await;
+    let mut members = Vec::from(members);
+    let mut gaps = Vec::new();
+    for _ in 0..3 {
+        let status = members[0].until("a leader", |status| leader(status).is_some()).await;
+        let leads = members.iter().position(|member| leader(&status) == Some(&member.name)).expect("one of them");
+        let leads = members.remove(leads);
+        let stopped = CancellationToken::new();
+        let stop = async {
+            let left = leads.stop().await;
+            stopped.cancel();
+            left
+        };
+        let (gap, left) = tokio::join!(longest_gap(&members[0], stopped.clone()), stop);
+        gaps.push(gap);
+        members.push(left.start().await);
+        let status = members[2].until("a leader", |status| leader(status).is_some()).await;
+        assert_ne!(leader(&status), Some(members[2].name.as_str()), "it has only just come back");
+    }
+    assert!(gaps.iter().any(|gap| *gap < Duration::from_millis(300)), "{gaps:?}");
+    for member in members {
         member.stop().await;
     }
 }
