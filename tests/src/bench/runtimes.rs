@@ -233,8 +233,9 @@ impl Bundle {
         let marker = format!("/proc/{0}/task/{0}/children", staying.id());
         let runs = || {
             let children = fs::read_to_string(&marker).unwrap_or_default();
-            let sleeps =
-                |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"sleep\01000\0"));
+            let sleeps = |pid: &str| {
+                fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"sleep\x001000\x00"))
+            };
             children.split_whitespace().find(|pid| sleeps(pid)).and_then(|pid| pid.parse().ok())
         };
         let container: i32 = wait_for(runs).ok_or("the container with a sleeping program never ran")?;
