@@ -66,7 +66,7 @@ fn a_cluster_begins_under_the_agent_of_its_first_host() {
         }
         if round < 4 {
             let said = here.ok(&["cluster", "init", "--name", "h1"]);
-            assert!(said.contains("This host's agent speaks for node h1."), "{said}");
+            assert!(said.contains("This host's agent speaks for node h1"), "{said}");
         } else {
             here.ok(&["cluster", "init", "--name", "h1", "--no-agent"]);
             until_ready();
