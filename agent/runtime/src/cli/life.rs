@@ -12,8 +12,9 @@ use nix::{errno::Errno, libc};
 use oci_spec::runtime::{ContainerState, Spec};
 use serde::Serialize;
 
-use super::{Context, Doing, Error, Outcome, make::await_program, print, warn};
+use super::{Context, Doing, Error, Outcome, print, warn};
 use crate::{
+    channel::await_exec,
     container::{self, stage_of},
     hooks, signal,
     store::{Container, Record, Status},
@@ -149,7 +150,7 @@ pub(super) fn start(context: &Context, id: &str) -> Outcome {
     let channel = container.knock()?.ok_or_else(gone)?;
     // No other call may knock from now on; the process listens once only.
     container.started()?;
-    await_program(&channel)?;
+    await_exec(&channel, |words| warn(&words))?;
     after_start(&container, &record, &container.spec()?);
     Ok(0)
 }

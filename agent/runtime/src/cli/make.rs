@@ -15,7 +15,7 @@ use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Spec};
 use super::{Context, Doing, Error, Outcome, foreground, life, warn};
 use crate::{
     cgroup::CgroupDirs,
-    channel::{Channel, Listener, Word, await_exec, killed},
+    channel::{Channel, Listener, Word, killed},
     container::{self, Birth, Stdio, asks_maker, stage_of},
     error::{StartError, Step},
     hooks,
@@ -77,6 +77,7 @@ pub(super) struct Run {
 
 pub(super) fn create(context: &Context, create: Create) -> Outcome {
     let making = create.making;
+    first_foreign(making.preserve_fds)?;
     let bundle = Bundle::open(&making.bundle)?;
     check_terminal(&bundle.spec, making.console_socket.as_deref(), true)?;
     make(context, &making, &bundle, true)?;
@@ -85,6 +86,8 @@ pub(super) fn create(context: &Context, create: Create) -> Outcome {
 
 pub(super) fn run(context: &Context, run: Run) -> Outcome {
     let making = run.making;
+    // Before anything is opened here: none of ours may be taken for one of the caller's.
+    first_foreign(making.preserve_fds)?;
     let bundle = Bundle::open(&making.bundle)?;
     check_terminal(&bundle.spec, making.console_socket.as_deref(), run.detach)?;
     let signals = if run.detach { None } else { Some(foreground::Signals::block()?) };
@@ -140,8 +143,6 @@ struct Made {
 }
 
 fn make(context: &Context, making: &Making, bundle: &Bundle, wait: bool) -> Result<Made, Error> {
-    // Before anything is opened here: none of ours may be taken for one of the caller's.
-    first_foreign(making.preserve_fds)?;
     let namespaces = Namespaces::of(&bundle.spec)?;
     let cgroup = cgroup_path(&bundle.spec, &making.id)?;
     let container = context.store.reserve(&making.id, &bundle.config)?;
@@ -149,7 +150,7 @@ fn make(context: &Context, making: &Making, bundle: &Bundle, wait: bool) -> Resu
     match result {
         Ok((record, init, terminal)) => Ok(Made { container, record, init, terminal }),
         Err(error) => {
-            // What cannot be cleaned up is said beside the first error, and `delete --force` tries again.
+            // What cannot be cleaned up is said beside the first error.
             let removed = container.remove();
             match removed {
                 Ok(()) => Err(error),
@@ -194,11 +195,11 @@ impl Maker<'_> {
         let hierarchies = &self.context.hierarchies;
         let dirs = hierarchies.create(&self.cgroup, &resources.unwrap_or_default())?;
         let result = self.fork(&dirs, wait);
-        if result.is_err() {
-            // The first error is the one to tell; the group is empty but for what is dying.
-            let _ = dirs.remove();
+        let Err(error) = result else { return result };
+        match dirs.remove() {
+            Ok(()) => Err(error),
+            Err(left) => Err(Error::Several(format!("{error}; its cgroup is left behind: {left}"))),
         }
-        result
     }
 
     fn fork(&self, dirs: &CgroupDirs, wait: bool) -> Result<Born, Error> {
@@ -237,13 +238,17 @@ impl Maker<'_> {
                 if joined.is_some() {
                     join_pid_namespace(Path::new("/proc/self/ns/pid"))?;
                 }
-                let result = self.raise(child, &channel, wait);
-                if result.is_err() {
-                    // It may be waiting for us, or for nobody any more.
-                    let ended = sys::pidfd_send_signal(&pidfd, libc::SIGKILL).and_then(|()| sys::wait(&pidfd));
-                    ended.doing(|| "end the container's first process".to_owned())?;
+                match self.raise(child, &channel, wait) {
+                    Ok((record, terminal)) => Ok((record, pidfd, terminal)),
+                    Err(error) => {
+                        // It may be waiting for us, or for nobody any more.
+                        let ended = sys::pidfd_send_signal(&pidfd, libc::SIGKILL).and_then(|()| sys::wait(&pidfd));
+                        Err(match ended {
+                            Ok(_) => error,
+                            Err(left) => Error::Several(format!("{error}; its first process may still run: {left}")),
+                        })
+                    }
                 }
-                result.map(|(record, terminal)| (record, pidfd, terminal))
             }
         }
     }
@@ -321,11 +326,6 @@ pub(super) fn write_pid(file: &Path, pid: u32) -> Result<(), Error> {
     let name = file.file_name().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from).doing(doing)?;
     let temporary = file.with_file_name(format!(".{}", name.to_string_lossy()));
     fs::write(&temporary, pid.to_string()).and_then(|()| fs::rename(&temporary, file)).doing(doing)
-}
-
-/// Started by somebody else than its maker.
-pub(super) fn await_program(channel: &Channel) -> Result<(), Error> {
-    Ok(await_exec(channel, |words| warn(&words))?)
 }
 
 /// Whether the caller's own terminal can be handed through.

@@ -113,6 +113,8 @@ fn no_descriptor_leaks_but_those_that_are_given() {
     assert_eq!(one.out, "0\n1\n2\n3\n4\ngiven\n", "{one:?}");
     assert!(call("0").err.contains("3"), "it is not there");
     assert!(call("9").err.contains("is not open"));
+    // Nor is one of the runtime's own taken for a gift.
+    assert!(bundle.refused(&["run", "--preserve-fds", "1", "one"]).contains("3 is not open"));
 }
 
 #[test]
