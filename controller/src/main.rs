@@ -14,9 +14,6 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The log's owner and the sockets; more would only cost memory.
-const RUNTIME_THREADS: usize = 2;
-
 #[derive(Debug, thiserror::Error)]
 enum Fatal {
     #[error(transparent)]
@@ -48,11 +45,9 @@ fn start(config: Config) -> Result<(), Fatal> {
     // The allocator asks for huge pages, which are 60 MB resident where 5 are used.
     prctl::set_thp_disable(true).map_err(Fatal::HugePages)?;
     raise_file_limit().map_err(Fatal::Files)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
-        .enable_all()
-        .build()
-        .map_err(Fatal::Runtime)?;
+    // One thread, for handing a request to another costs more than what is done with it. What takes long has threads of
+    // its own: flushes, plans, encoding the state.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Fatal::Runtime)?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         cancel_on_signal(shutdown.clone()).map_err(Fatal::Signals)?;

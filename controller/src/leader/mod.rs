@@ -101,9 +101,11 @@ impl Reconciler {
         loop {
             let state = self.states.borrow_and_update().clone();
             let begun = Instant::now();
-            let plan = plan(&state, self.cluster.now(), rand::random());
+            let now = self.cluster.now();
+            // Over thousands of tasks it takes long enough to hold up everybody else.
+            let planned = tokio::task::spawn_blocking(move || plan(&state, now, rand::random())).await;
+            let plan = planned.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
             self.metrics.planned(begun.elapsed());
-            drop(state);
             if plan.changes.is_empty() {
                 return Ok(Settled { next_wake: plan.next_wake });
             }

@@ -13,10 +13,10 @@ pub(super) trait Disk: Send + 'static {
     /// Every key, in order.
     fn keys(&self) -> Result<Vec<Vec<u8>>, DiskError>;
 
-    /// Writes the batch: all of it or nothing, and on the disk for good once this returns. `witness` attests it; that
+    /// Writes the batch: all of it or nothing, and on the disk for good once this is done. `witness` attests it; that
     /// may reach the disk later, but never before the batch.
-    /// After an error nothing more may be written: what became of the batch is unknown.
-    fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError>;
+    /// After an error, or when the future is dropped, nothing more may be written: what became of the batch is unknown.
+    fn write(&mut self, batch: Batch, witness: Witness) -> impl Future<Output = Result<(), DiskError>> + Send;
 
     /// As it was when the disk was opened.
     fn witness(&self) -> &Witness;

@@ -1,6 +1,8 @@
-//! The driver: raft's `RawNode`, the machine it drives, and who waits for what. Synchronous and without a clock:
-//! [`super::serve`] gives it a thread and ticks, the simulation gives it what it likes. All its randomness comes from
-//! a seed.
+//! The driver: raft's `RawNode`, the machine it drives, and who waits for what. It waits for nothing but the disk, and
+//! has no clock: [`super::serve`] gives it a task and ticks, the simulation gives it what it likes. All its randomness
+//! comes from a seed.
+//!
+//! Its futures must not be dropped halfway: no later call may follow.
 //!
 //! Guarantees: within one `Ready`, a leader's messages may leave first (raft's thesis, 10.2.1: the followers flush
 //! while the leader does), everybody else's after the disk; then the machine, then the readers, then the answers. A
@@ -159,19 +161,19 @@ impl<M: Machine, D: Disk> Driver<M, D> {
 
     /// Applies what the log is known to be committed to. A sole voter then stands for election, which it wins at once,
     /// and applies the whole log: all that was ever acknowledged lies before the entry with which the new term begins.
-    pub(super) fn start(&mut self) -> Result<(), Fault> {
-        self.settle()?;
+    pub(super) async fn start(&mut self) -> Result<(), Fault> {
+        self.settle().await?;
         if self.conf.voters == [self.id()] && self.conf.voters_outgoing.is_empty() {
             self.node.campaign()?;
             self.after_input();
-            self.settle()?;
+            self.settle().await?;
         }
         Ok(())
     }
 
     /// A message of another peer; [`Self::settle`] is to follow. One that makes no sense here is dropped. A MsgSnapshot
     /// has its data in it, or comes by [`Self::receive_snapshot`].
-    pub(super) fn step(&mut self, mut message: Message) -> Result<(), Fault> {
+    pub(super) async fn step(&mut self, mut message: Message) -> Result<(), Fault> {
         let (kind, from) = (message.get_msg_type(), message.from);
         if message.to != self.id() || from == self.id() || from == ::raft::INVALID_ID {
             return Ok(());
@@ -181,7 +183,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             MessageType::MsgPropose | MessageType::MsgTransferLeader => return Ok(()),
             MessageType::MsgSnapshot => {
                 return match Received::decode(message.mut_snapshot().take_data()) {
-                    Ok(received) => self.receive_snapshot(message, received),
+                    Ok(received) => self.receive_snapshot(message, received).await,
                     Err(error) => {
                         tracing::warn!(from, error = crate::status::chain(&error), "a snapshot is not understood");
                         Ok(())
@@ -196,7 +198,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
                 message.term = self.node.raft.term;
             }
             // It must not refuse to stand because it has not yet applied what came just before.
-            MessageType::MsgTimeoutNow => self.settle()?,
+            MessageType::MsgTimeoutNow => self.settle().await?,
             MessageType::MsgHeartbeat => {
                 let last = self.node.raft.raft_log.last_index();
                 if message.term >= self.node.raft.term && message.commit > last {
@@ -249,14 +251,14 @@ impl<M: Machine, D: Disk> Driver<M, D> {
 
     /// Deals with everything raft has ready; a snapshot that is being stored goes along. When nothing is ready, that
     /// gets a batch of its own.
-    pub(super) fn settle(&mut self) -> Result<(), Fault> {
+    pub(super) async fn settle(&mut self) -> Result<(), Fault> {
         self.log_proposed()?;
         self.ask_reads();
         if !self.node.has_ready() && self.has_work() {
-            self.node.mut_store().write(Vec::new(), None)?;
+            self.node.mut_store().write(Vec::new(), None).await?;
         }
         while self.node.has_ready() {
-            self.take_ready()?;
+            self.take_ready().await?;
             self.after_input();
             self.ask_reads();
         }
@@ -293,7 +295,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
     }
 
     /// One `Ready`, in the order of raft's contract.
-    fn take_ready(&mut self) -> Result<(), Fault> {
+    async fn take_ready(&mut self) -> Result<(), Fault> {
         let mut ready = self.node.ready();
         let hard_state = ready.hs().cloned();
         let head = self.node.store().head();
@@ -303,11 +305,11 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             if votes { (Vec::new(), ready.take_messages()) } else { (ready.take_messages(), Vec::new()) };
         self.send(early);
         if !ready.snapshot().is_empty() {
-            self.install(ready.snapshot().get_metadata().clone(), hard_state.as_ref())?;
+            self.install(ready.snapshot().get_metadata().clone(), hard_state.as_ref()).await?;
         }
         let mut committed = ready.take_committed_entries();
         let must_sync = (ready.must_sync() && ready.snapshot().is_empty()) || changes_members(&committed);
-        self.persist(ready.take_entries(), hard_state, must_sync)?;
+        self.persist(ready.take_entries(), hard_state, must_sync).await?;
         self.send(late);
         self.send(ready.take_persisted_messages());
         self.confirm_reads(&ready.take_read_states());
@@ -317,7 +319,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
             self.node.mut_store().set_commit(commit);
         }
         if changes_members(light.committed_entries()) {
-            self.node.mut_store().write(Vec::new(), None)?;
+            self.node.mut_store().write(Vec::new(), None).await?;
         }
         self.send(light.take_messages());
         committed.append(&mut light.take_committed_entries());
@@ -338,10 +340,15 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         Ok(())
     }
 
-    fn persist(&mut self, entries: Vec<Entry>, hard_state: Option<HardState>, must_sync: bool) -> Result<(), Fault> {
+    async fn persist(
+        &mut self,
+        entries: Vec<Entry>,
+        hard_state: Option<HardState>,
+        must_sync: bool,
+    ) -> Result<(), Fault> {
         let log = self.node.mut_store();
         match hard_state {
-            hard_state if must_sync || !entries.is_empty() => log.write(entries, hard_state.as_ref())?,
+            hard_state if must_sync || !entries.is_empty() => log.write(entries, hard_state.as_ref()).await?,
             // Only the commit index moved, which raft finds again by itself among the same members.
             Some(hard_state) => log.set_commit(hard_state.commit),
             None => {}

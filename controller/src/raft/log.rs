@@ -111,7 +111,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// The log of a new store; `machine` is encoded.
-    pub(super) fn create(disk: D, peer: u64, beginning: Beginning, machine: Vec<u8>) -> Result<Self, DiskError> {
+    pub(super) async fn create(disk: D, peer: u64, beginning: Beginning, machine: Vec<u8>) -> Result<Self, DiskError> {
         let (index, term, voters) = match beginning {
             Beginning::Alone { index } => (index.max(FIRST_INDEX), FIRST_TERM, vec![peer]),
             Beginning::Joining => (0, 0, Vec::new()),
@@ -122,7 +122,7 @@ impl<D: Disk> Log<D> {
         let mut log = Self::of(disk, head, Snapshot { metadata: metadata.clone(), ..Snapshot::default() });
         log.begin_snapshot(metadata, 0, machine.into(), false);
         // In one batch, however large: a log without a snapshot is none.
-        log.write_batch(Vec::new(), None, u32::MAX)?;
+        log.write_batch(Vec::new(), None, u32::MAX).await?;
         Ok(log)
     }
 
@@ -192,7 +192,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Replaces the whole log by a snapshot, all at once however large. `term` and `vote` go with it.
-    pub(super) fn install(
+    pub(super) async fn install(
         &mut self,
         metadata: SnapshotMetadata,
         machine: Bytes,
@@ -209,10 +209,10 @@ impl<D: Disk> Log<D> {
         self.begin_snapshot(metadata, chain, machine, true);
         // Parts that nothing names yet count for nothing.
         while self.parts_left() > RECEIVED_PARTS_PER_BATCH {
-            self.write_batch(Vec::new(), None, RECEIVED_PARTS_PER_BATCH)?;
+            self.write_batch(Vec::new(), None, RECEIVED_PARTS_PER_BATCH).await?;
         }
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
-        self.write_batch(Vec::new(), Some(&hard_state), RECEIVED_PARTS_PER_BATCH)
+        self.write_batch(Vec::new(), Some(&hard_state), RECEIVED_PARTS_PER_BATCH).await
     }
 
     fn parts_left(&self) -> u32 {
@@ -230,11 +230,11 @@ impl<D: Disk> Log<D> {
 
     /// Appends the entries, which may replace some, with the hard state and what else is due: one batch, flushed and
     /// attested. After an error the log is not to be used again.
-    pub(super) fn write(&mut self, entries: Vec<Entry>, hard_state: Option<&HardState>) -> Result<(), DiskError> {
-        self.write_batch(entries, hard_state, PARTS_PER_BATCH)
+    pub(super) async fn write(&mut self, entries: Vec<Entry>, hard_state: Option<&HardState>) -> Result<(), DiskError> {
+        self.write_batch(entries, hard_state, PARTS_PER_BATCH).await
     }
 
-    fn write_batch(
+    async fn write_batch(
         &mut self,
         entries: Vec<Entry>,
         hard_state: Option<&HardState>,
@@ -267,7 +267,7 @@ impl<D: Disk> Log<D> {
         self.head.sequence += 1;
         (self.head.last_index, self.head.last_term, self.head.chain) = self.end();
         batch.put(Key::Head, &self.head.to_bytes());
-        self.disk.write(batch, Witness::of(&self.head))
+        self.disk.write(batch, Witness::of(&self.head)).await
     }
 
     /// Drops entries another leader has overruled.

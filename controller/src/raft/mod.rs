@@ -1,8 +1,8 @@
 //! The replicated log under the state.
 //!
 //! Owns: the order of commands, their durability, and the only copy of the state that changes. [`Store`] is the handle
-//! everyone else holds; one driver thread behind it owns raft's `RawNode` and the disk, so nothing here is shared and
-//! nothing needs a lock.
+//! everyone else holds; one driver behind it owns raft's `RawNode` and the log, so nothing here is shared and nothing
+//! needs a lock.
 //!
 //! Guarantees:
 //! - A command that [`Store::propose`] answered is on disk on a majority of the voters and applied. It is there after
@@ -21,8 +21,9 @@
 //! go. A peer that needs what is gone is sent the state as it is: the [`Transport`] gets it apart from the message.
 //!
 //! [`driver`], with [`disk::Disk`] and [`Transport`], is all of this without threads, clocks and randomness of its own:
-//! [`serve`] gives it a thread and a tick every 50 ms (none to a peer that is alone, which so sleeps until somebody
-//! proposes), the simulation gives it what it likes.
+//! [`serve`] gives it a task and a tick every 50 ms (none to a peer that is alone, which so sleeps until somebody
+//! proposes), the simulation gives it what it likes. Only the disk has a thread ([`writer`]): a command crosses between
+//! threads for its flush and nowhere else, for waking one costs a good part of what the flush does.
 //!
 //! Deliberately absent: the network (the transport's), names and addresses of peers, and who ought to be a member when:
 //! all of that is the state's and its users'. Proposals are not forwarded: a follower names its leader.
@@ -49,6 +50,7 @@ mod store;
 mod tail;
 mod transport;
 mod witness;
+mod writer;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 //! Opening a store, and what is done to one that nobody has open: restoring a backup into an empty directory, and going
-//! on alone after the majority is lost for good.
+//! on alone after the majority is lost for good. All of it blocks.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,6 +8,7 @@ use std::{
 
 use ::raft::eraftpb::{ConfState, EntryType, SnapshotMetadata};
 use bytes::Bytes;
+use futures::executor::block_on;
 use roster_proto::id::{PeerId, Version};
 
 use super::{
@@ -88,7 +89,7 @@ pub(super) fn start_driver<M: Machine, D: Disk>(
                 Begin::Joining => Beginning::Joining,
             };
             let peer = config.peer.unwrap_or_else(|| draw(seed));
-            let log = Log::create(disk, peer.0, beginning, machine.encode());
+            let log = block_on(Log::create(disk, peer.0, beginning, machine.encode()));
             (log.map_err(failed_in(dir))?, machine)
         }
     };
@@ -98,7 +99,7 @@ pub(super) fn start_driver<M: Machine, D: Disk>(
     }
     let policy = SnapshotPolicy { entries: config.snapshot_entries, bytes: config.snapshot_bytes };
     let mut driver = Driver::new(log, machine, transport, seed, policy).map_err(replay(dir))?;
-    driver.start().map_err(replay(dir))?;
+    block_on(driver.start()).map_err(replay(dir))?;
     Ok(driver)
 }
 
@@ -122,7 +123,8 @@ pub(super) fn restore_to<M: Machine, D: Disk>(
     let Found::Nothing(disk) = read(dir, disk)? else { return Err(OpenError::Exists { dir: dir.to_owned() }) };
     M::decode(machine).map_err(|source| replay(dir)(Fault::Undecodable { index: version.0, source }))?;
     let peer = peer.unwrap_or_else(|| draw(rand::random()));
-    Log::create(disk, peer.0, Beginning::Alone { index: version.0 }, machine.to_vec()).map_err(failed_in(dir))?;
+    let log = Log::create(disk, peer.0, Beginning::Alone { index: version.0 }, machine.to_vec());
+    block_on(log).map_err(failed_in(dir))?;
     Ok(peer)
 }
 
@@ -166,7 +168,8 @@ pub(super) fn recover_on<M: Machine, D: Disk>(
     let mut metadata = SnapshotMetadata { index: version.0, term, ..SnapshotMetadata::default() };
     metadata.set_conf_state(ConfState { voters: vec![peer], ..ConfState::default() });
     let later_term = log.head().term + 1;
-    log.install(metadata, Bytes::from(machine.encode()), later_term, peer).map_err(failed_in(dir))?;
+    let installed = log.install(metadata, Bytes::from(machine.encode()), later_term, peer);
+    block_on(installed).map_err(failed_in(dir))?;
     Ok((PeerId(peer), version))
 }
 

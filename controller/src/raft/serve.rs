@@ -1,4 +1,4 @@
-//! The driver's thread: gives it what arrives and ticks, and nobody is left without an answer when it ends.
+//! The driver's task: gives it what arrives and ticks, and nobody is left without an answer when it ends.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -53,28 +53,27 @@ pub(super) struct Queues<M: Machine> {
     pub(super) arrivals: mpsc::Receiver<Arrival<M>>,
 }
 
-/// The thread: runs the driver until the end and leaves nobody without an answer. The directory is free on return.
-pub(super) fn run<M: Machine, D: Disk>(
+/// The task: runs the driver until the end and leaves nobody without an answer. The directory is free on return.
+pub(super) async fn run<M: Machine, D: Disk>(
     mut driver: Driver<M, D>,
     mut queues: Queues<M>,
-    shutdown: &CancellationToken,
-    ended: &OnceLock<End>,
+    shutdown: CancellationToken,
+    ended: Arc<OnceLock<End>>,
 ) -> Result<(), Arc<Fault>> {
-    // Of its own: it blocks on the disk.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(serve(&mut driver, &mut queues, shutdown)).map_err(Arc::new),
-        Err(error) => Err(Arc::new(Fault::Thread(error))),
-    };
+    let result = serve(&mut driver, &mut queues, &shutdown).await.map_err(Arc::new);
     let end = match &result {
         Ok(()) => End::ShuttingDown,
         Err(fault) => End::Failed(fault.clone()),
     };
-    assert!(ended.set(end.clone()).is_ok(), "only this thread sets it, once");
+    assert!(ended.set(end.clone()).is_ok(), "only this task sets it, once");
     queues.requests.close();
     driver.end(&end);
     while let Ok(request) = queues.requests.try_recv() {
         refuse(request, &end);
+    }
+    // What the journal holds goes to sled.
+    if let Err(panicked) = tokio::task::spawn_blocking(move || drop(driver)).await {
+        std::panic::resume_unwind(panicked.into_panic());
     }
     result
 }
@@ -120,12 +119,12 @@ async fn serve<M: Machine, D: Disk>(
         take_waiting(&mut queues.arrivals, &mut arrivals, QUEUED_MESSAGES);
         take_waiting(&mut queues.requests, &mut requests, QUEUED_REQUESTS);
         for arrival in arrivals.drain(..) {
-            take(driver, arrival)?;
+            take(driver, arrival).await?;
         }
         for request in requests.drain(..) {
             ask(driver, request)?;
         }
-        driver.settle()?;
+        driver.settle().await?;
     }
 }
 
@@ -148,11 +147,11 @@ fn ask<M: Machine, D: Disk>(driver: &mut Driver<M, D>, request: Request<M>) -> R
     Ok(())
 }
 
-fn take<M: Machine, D: Disk>(driver: &mut Driver<M, D>, arrival: Arrival<M>) -> Result<(), Fault> {
+async fn take<M: Machine, D: Disk>(driver: &mut Driver<M, D>, arrival: Arrival<M>) -> Result<(), Fault> {
     match arrival {
-        Arrival::Message(message) => driver.step(message)?,
+        Arrival::Message(message) => driver.step(message).await?,
         Arrival::Snapshot { message, received, done } => {
-            driver.receive_snapshot(message, *received)?;
+            driver.receive_snapshot(message, *received).await?;
             // Whoever brought it may have gone.
             let _ = done.send(());
         }

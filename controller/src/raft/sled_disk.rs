@@ -28,6 +28,7 @@ use std::{
     },
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -40,6 +41,7 @@ use super::{
     journal::{Found, Journal},
     record::{FORMAT, Head, Key, unseal},
     witness::{self, Witness},
+    writer::{Desk, Writer},
 };
 
 /// The log is read once, when it is opened; later it is only written.
@@ -68,12 +70,11 @@ impl Default for Pace {
 #[derive(Debug)]
 pub(super) struct SledDisk {
     // Dropped in this order: the directory is free only once the last checkpoint is written.
-    checkpointer: Checkpointer,
+    writer: Writer,
+    checkpointer: Arc<Checkpointer>,
     db: sled::Db,
     db_path: PathBuf,
-    journal: Journal,
     witness: Witness,
-    hand_over_at: u64,
     _lock: Flock<File>,
 }
 
@@ -125,8 +126,9 @@ impl SledDisk {
             Target { db: db.clone(), db_file, db_path: db_path.clone(), synchronous, witness_file, witness_path };
         let done = take_over(&target, found).map_err(unreadable)?;
         journal.restart();
-        let checkpointer = Checkpointer::start(target, pace.idle, done)?;
-        Ok(Self { checkpointer, db, db_path, journal, witness, hand_over_at: pace.hand_over_at, _lock: lock })
+        let checkpointer = Arc::new(Checkpointer::start(target, pace.idle, done)?);
+        let desk = Desk { journal, checkpointer: checkpointer.clone(), hand_over_at: pace.hand_over_at };
+        Ok(Self { writer: Writer::start(desk)?, checkpointer, db, db_path, witness, _lock: lock })
     }
 
     #[cfg(test)]
@@ -184,17 +186,8 @@ impl Disk for SledDisk {
         keys.collect::<Result<_, _>>().map_err(DiskError::failed_to("read", &self.db_path))
     }
 
-    fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
-        match self.journal.needs_checkpoint() {
-            Some(sequence) => {
-                self.checkpointer.wait_for(sequence)?;
-                self.checkpointer.seal();
-            }
-            None => self.checkpointer.check()?,
-        }
-        self.journal.append(witness.sequence, &batch)?;
-        self.checkpointer.push(batch, witness, self.journal.used() >= self.hand_over_at);
-        Ok(())
+    fn write(&mut self, batch: Batch, witness: Witness) -> impl Future<Output = Result<(), DiskError>> + Send {
+        self.writer.write(batch, witness)
     }
 
     fn witness(&self) -> &Witness {

@@ -51,21 +51,25 @@ impl<M: Machine> Received<M> {
 
 impl<M: Machine, D: Disk> Driver<M, D> {
     /// A MsgSnapshot whose machine is decoded already. On return it is in force, unless raft had no use for it.
-    pub(super) fn receive_snapshot(&mut self, message: Message, received: Received<M>) -> Result<(), Fault> {
+    pub(super) async fn receive_snapshot(&mut self, message: Message, received: Received<M>) -> Result<(), Fault> {
         if message.get_msg_type() != MessageType::MsgSnapshot || message.to != self.id() {
             return Ok(());
         }
         // One given before is dealt with before its data goes.
-        self.settle()?;
+        self.settle().await?;
         self.received = Some(received);
         self.give(message)?;
-        self.settle()?;
+        self.settle().await?;
         self.received = None;
         Ok(())
     }
 
     /// Replaces log and machine by the snapshot that raft has just been given.
-    pub(super) fn install(&mut self, metadata: SnapshotMetadata, hard_state: Option<&HardState>) -> Result<(), Fault> {
+    pub(super) async fn install(
+        &mut self,
+        metadata: SnapshotMetadata,
+        hard_state: Option<&HardState>,
+    ) -> Result<(), Fault> {
         let index = metadata.index;
         let Some(Received { bytes, machine }) = self.received.take() else {
             return Err(Fault::Undecodable {
@@ -76,7 +80,7 @@ impl<M: Machine, D: Disk> Driver<M, D> {
         let head = self.node.store().head();
         let (term, vote) = hard_state.map_or((head.term, head.vote), |hs| (hs.term, hs.vote));
         self.conf = metadata.get_conf_state().clone();
-        self.node.mut_store().install(metadata, bytes, term, vote)?;
+        self.node.mut_store().install(metadata, bytes, term, vote).await?;
         self.machine = machine;
         self.applied = index;
         self.offer_current();

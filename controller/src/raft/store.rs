@@ -1,14 +1,14 @@
 //! The handle to the log: what the rest of the controller asks of it.
 
-use std::{
-    sync::{Arc, OnceLock},
-    thread,
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use protobuf::Message as _;
 use roster_proto::id::{PeerId, Version};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -73,18 +73,16 @@ impl<M: Machine> std::fmt::Debug for Store<M> {
     }
 }
 
-/// The driver's thread.
+/// The driver's task.
 #[derive(Debug)]
-pub struct StoreTask {
-    ended: oneshot::Receiver<Result<(), Arc<Fault>>>,
-}
+pub struct StoreTask(JoinHandle<Result<(), Arc<Fault>>>);
 
 impl StoreTask {
     /// Waits until the driver has ended: well after `shutdown` or once every [`Store`] is gone, otherwise with what
     /// made it stop. The directory is free again then.
     pub async fn ended(self) -> Result<(), Arc<Fault>> {
-        // The thread ends without a word only by a panic.
-        self.ended.await.unwrap_or_else(|_| Err(Arc::new(Fault::Ended)))
+        // It ends without a word only by a panic.
+        self.0.await.unwrap_or_else(|_| Err(Arc::new(Fault::Ended)))
     }
 }
 
@@ -96,25 +94,12 @@ impl<M: Machine> Store<M> {
         transport: impl Transport,
         shutdown: CancellationToken,
     ) -> Result<(Self, StoreTask), OpenError> {
-        let (opened, open) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
         let dir = config.dir.clone();
-        let body = move || match open_driver(&config, Box::new(transport)) {
-            Ok(driver) => {
-                let (store, queues) = connect(&driver);
-                let reason = store.ended.clone();
-                // Without a handle the loop finds the channels closed and ends.
-                drop(opened.send(Ok(store)));
-                let result = run(driver, queues, &shutdown, &reason);
-                drop(end.send(result));
-            }
-            Err(error) => drop(opened.send(Err(error))),
-        };
-        thread::Builder::new().name("raft".to_owned()).spawn(body).map_err(OpenError::Thread)?;
-        match open.await {
-            Ok(store) => Ok((store?, StoreTask { ended })),
-            Err(_) => Err(OpenError::Replay { dir, source: Arc::new(Fault::Ended) }),
-        }
+        let opened = tokio::task::spawn_blocking(move || open_driver(&config, Box::new(transport))).await;
+        let driver = opened.map_err(|_| OpenError::Replay { dir, source: Arc::new(Fault::Ended) })??;
+        let (store, queues) = connect(&driver);
+        let task = tokio::spawn(run(driver, queues, shutdown, store.ended.clone()));
+        Ok((store, StoreTask(task)))
     }
 
     /// Logs the command and applies it. Returns once it is committed (flushed to disk by a majority of the voters) and

@@ -8,7 +8,7 @@ use super::{
         open::{Edit, recover_on, restore_to},
         reads::READ_TICKS,
     },
-    Words,
+    Now, Words,
     peers::Peers,
 };
 
@@ -174,7 +174,7 @@ fn a_crash_while_a_snapshot_is_installed_leaves_the_log_before_or_after() {
             peers.media.insert(3, before.copy());
             peers.start(3, Begin::Joining);
             peers.media[&3].crash_after(operations, effective);
-            let failed = peers.driver(3).step(snapshot.clone()).is_err();
+            let failed = peers.driver(3).step(snapshot.clone()).now().is_err();
             unharmed += u32::from(!failed);
             peers.kill(3);
             peers.start(3, Begin::Joining);
@@ -217,7 +217,7 @@ fn reads_at_the_same_time_share_a_round() {
             outcome
         })
         .collect();
-    peers.driver(2).settle().unwrap();
+    peers.driver(2).settle().now().unwrap();
     assert_eq!(peers.wire.under_way(), 1);
     peers.pump();
     for mut reader in readers {
@@ -314,9 +314,9 @@ fn a_peer_that_forgot_what_it_acknowledged_is_told() {
     let mut told = None;
     for _ in 0..20 {
         peers.driver(1).tick();
-        peers.driver(1).settle().unwrap();
+        peers.driver(1).settle().now().unwrap();
         for message in peers.wire.drain_to(3) {
-            let result = peers.driver(3).step(message);
+            let result = peers.driver(3).step(message).now();
             told = told.or(result.err());
         }
     }

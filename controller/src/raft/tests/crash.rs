@@ -1,15 +1,18 @@
 //! Crashes at every step of every write, failing disks, and disks that return less or other than was written.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use roster_proto::id::PeerId;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
         Alone, Fault, Machine, OpenError, ProposeError, Store, StoreConfig, driver::Driver, open::start_driver,
         serve::run, store::connect,
     },
-    Words,
+    Now, Words,
     sim_disk::{Medium, SimDisk},
 };
 
@@ -39,7 +42,7 @@ fn say(driver: &mut Driver<Words, SimDisk>, words: &[String]) -> (usize, Result<
             answers.push(outcome);
             driver.propose(Words::encode_command(word), answer);
         }
-        driver.settle()?;
+        driver.settle().now()?;
         if let Some(work) = driver.snapshot_due() {
             driver.store_snapshot(work.index, work.machine.encode());
         }
@@ -168,20 +171,19 @@ fn a_record_that_is_not_the_one_written_is_found_out_or_does_not_count() {
     assert!(found > 50, "{found}");
 }
 
-/// Runs the thread's body over the disk.
-fn serve(medium: &Medium) -> (Store<Words>, std::thread::JoinHandle<Result<(), std::sync::Arc<Fault>>>) {
+/// Runs the task's body over the disk.
+fn serve(medium: &Medium) -> (Store<Words>, JoinHandle<Result<(), Arc<Fault>>>) {
     let driver = open(medium).unwrap();
     let (store, queues) = connect(&driver);
-    let ended = store.ended.clone();
-    let thread = std::thread::spawn(move || run(driver, queues, &Default::default(), &ended));
-    (store, thread)
+    let task = tokio::spawn(run(driver, queues, CancellationToken::new(), store.ended.clone()));
+    (store, task)
 }
 
 #[tokio::test]
 async fn when_a_flush_fails_nothing_more_is_answered_well() {
     for (operations, effective) in [(0, false), (0, true), (1, false), (1, true), (2, false), (3, true)] {
         let medium = Medium::default();
-        let (store, thread) = serve(&medium);
+        let (store, task) = serve(&medium);
         store.propose("kept".to_owned()).await.unwrap();
         medium.crash_after(operations, effective);
         let proposals = (0..50).map(|word| store.propose(word.to_string()));
@@ -192,7 +194,7 @@ async fn when_a_flush_fails_nothing_more_is_answered_well() {
         }
         let late = store.propose("late".to_owned()).await;
         assert!(matches!(late, Err(ProposeError::Failed(_))), "{late:?}");
-        assert!(thread.join().unwrap().is_err());
+        assert!(task.await.unwrap().is_err());
         let kept = state(&open(&medium).unwrap());
         assert!(kept.len() > well && kept[0] == "kept", "{well} were answered well, {kept:?} are left");
     }
@@ -206,8 +208,8 @@ fn losing_the_leadership_fails_what_waits() {
     driver.propose(b"waits".to_vec(), answer);
     let mut message = ::raft::eraftpb::Message { from: 2, to: 1, term: 99, ..Default::default() };
     message.set_msg_type(::raft::eraftpb::MessageType::MsgHeartbeat);
-    driver.step(message).unwrap();
-    driver.settle().unwrap();
+    driver.step(message).now().unwrap();
+    driver.settle().now().unwrap();
     let outcome = outcome.try_recv().unwrap();
     assert!(matches!(outcome, Err(ProposeError::LeadershipLost { leader: Some(PeerId(2)) })), "{outcome:?}");
     assert!(!driver.leadership().borrow().is_self);

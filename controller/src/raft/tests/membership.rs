@@ -4,6 +4,7 @@ use roster_proto::id::PeerId;
 
 use super::{
     super::{Begin, MemberChange, MembersError},
+    Now,
     peers::Peers,
 };
 
@@ -83,7 +84,7 @@ fn the_voter_that_is_left_leads_although_nobody_told_it_to() {
     let mut peers = Peers::voters(2);
     let (answer, mut outcome) = tokio::sync::oneshot::channel();
     peers.driver(1).change_members(&[Remove(PeerId(1))], answer).unwrap();
-    peers.driver(1).settle().unwrap();
+    peers.driver(1).settle().now().unwrap();
     // The other hears that it is alone, but not that it is to stand.
     while outcome.try_recv().is_err() {
         peers.deliver_one();
@@ -103,13 +104,13 @@ fn a_change_outlives_the_leader_that_began_it() {
     let (answer, mut outcome) = tokio::sync::oneshot::channel();
     let changes = [Remove(PeerId(4)), Remove(PeerId(5)), Promote(PeerId(6))];
     peers.driver(1).change_members(&changes, answer).unwrap();
-    peers.driver(1).settle().unwrap();
+    peers.driver(1).settle().now().unwrap();
     let appends = peers.wire.drain_to(2);
     assert!(!appends.is_empty());
     for append in appends {
-        peers.driver(2).step(append).unwrap();
+        peers.driver(2).step(append).now().unwrap();
     }
-    peers.driver(2).settle().unwrap();
+    peers.driver(2).settle().now().unwrap();
     peers.cut.insert(1);
     let leader = peers.elect();
     peers.tick(30);

@@ -14,6 +14,15 @@ use roster_proto::id::Version;
 
 use super::{Machine, Undecodable};
 
+/// For tests that do one thing after the other.
+trait Now: Future + Sized {
+    fn now(self) -> Self::Output {
+        futures::executor::block_on(self)
+    }
+}
+
+impl<F: Future> Now for F {}
+
 /// Remembers every word it was given, with its version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Words(imbl::Vector<(u64, String)>);

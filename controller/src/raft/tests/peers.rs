@@ -15,7 +15,7 @@ use super::{
         Begin, EncodedMachine, Machine, MemberChange, MembersError, Message, OpenError, ProposeError, ReadError,
         StoreConfig, Transport, driver::Driver, open::start_driver,
     },
-    Words,
+    Now, Words,
     sim_disk::{Medium, SimDisk},
 };
 
@@ -167,7 +167,7 @@ impl Peers {
     pub(super) fn pump(&mut self) {
         for _ in 0..MOST_DELIVERIES {
             for driver in self.drivers.values_mut() {
-                driver.settle().unwrap();
+                driver.settle().now().unwrap();
                 if let Some(work) = driver.snapshot_due() {
                     driver.store_snapshot(work.index, work.machine.encode());
                 }
@@ -183,7 +183,7 @@ impl Peers {
         let packet = self.wire.take().expect("something is under way");
         let to = packet.message.to;
         self.deliver(packet);
-        self.driver(to).settle().unwrap();
+        self.driver(to).settle().now().unwrap();
     }
 
     fn deliver(&mut self, Packet { mut message, machine }: Packet) {
@@ -198,7 +198,7 @@ impl Peers {
             self.snapshots += 1;
         }
         if arrives {
-            self.driver(to).step(message).unwrap();
+            self.driver(to).step(message).now().unwrap();
         }
         if let Some(sender) = self.drivers.get_mut(&from) {
             match (is_snapshot, arrives) {

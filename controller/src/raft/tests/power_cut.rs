@@ -23,7 +23,7 @@ use super::{
         sled_disk::{FS_SYNC_FL, Pace, SledDisk, attributes},
         witness::Witness,
     },
-    Words,
+    Now, Words,
 };
 
 const BLOCK: usize = 4096;
@@ -131,9 +131,9 @@ impl Disk for Filmed {
         self.disk.keys()
     }
 
-    fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
+    async fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
         let sequence = witness.sequence;
-        self.disk.write(batch, witness)?;
+        self.disk.write(batch, witness).await?;
         if matches!(self.script, Script::HandOver) {
             self.disk.rest();
         }
@@ -164,7 +164,7 @@ fn film(script: Script, words: &[String], mut show: impl FnMut(Scene)) -> Image 
         for word in words {
             let (answer, mut outcome) = oneshot::channel();
             driver.propose(Words::encode_command(word), answer);
-            driver.settle().unwrap();
+            driver.settle().now().unwrap();
             outcome.try_recv().unwrap().unwrap();
             if let Some(work) = driver.snapshot_due() {
                 driver.store_snapshot(work.index, work.machine.encode());
@@ -338,7 +338,7 @@ fn a_file_of_the_journal_is_handed_over_without_what_was_undone() {
             batch.remove(key(sequence - 3));
         }
         batch.put(Key::Head, &Head { store: 7, sequence, ..Head::default() }.to_bytes());
-        disk.write(batch, Witness { store: 7, sequence, ..Witness::default() }).unwrap();
+        disk.write(batch, Witness { store: 7, sequence, ..Witness::default() }).now().unwrap();
         handed_over.insert(disk.rest());
         for index in 1..=sequence {
             let is_left = index > sequence - sequence.min(3) || index.is_multiple_of(10);

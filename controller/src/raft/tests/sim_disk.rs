@@ -101,7 +101,7 @@ impl Disk for SimDisk {
         Ok(self.medium.content().records.keys().cloned().collect())
     }
 
-    fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
+    async fn write(&mut self, batch: Batch, witness: Witness) -> Result<(), DiskError> {
         self.operate(|content| {
             for key in batch.removals {
                 content.records.remove(&key);

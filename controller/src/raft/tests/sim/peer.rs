@@ -15,6 +15,7 @@ use crate::raft::{
     driver::{Driver, SnapshotPolicy},
     log::{Beginning, Found, Log},
     record::Head,
+    tests::Now,
     transport::{EncodedMachine, Transport},
 };
 
@@ -89,7 +90,7 @@ impl Peer {
     /// With a disk on which a log begins.
     pub(super) fn new(id: u64, beginning: Beginning, tick: u64) -> Self {
         let medium = Medium::default();
-        Log::create(medium.disk(), id, beginning, Ledger::default().encode()).expect("the disk is new");
+        Log::create(medium.disk(), id, beginning, Ledger::default().encode()).now().expect("the disk is new");
         Self {
             outbox: Outbox::new(medium.clone()),
             medium,
@@ -114,7 +115,7 @@ impl Peer {
         let machine = Ledger::decode(&machine).map_err(|error| error.to_string())?;
         let transport = Box::new(self.outbox.clone());
         let mut driver = Driver::new(*log, machine, transport, seed, policy).map_err(|fault| fault.to_string())?;
-        driver.start().map_err(|fault| fault.to_string())?;
+        driver.start().now().map_err(|fault| fault.to_string())?;
         Ok(driver)
     }
 

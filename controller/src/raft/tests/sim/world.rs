@@ -21,6 +21,7 @@ use crate::raft::{
     Machine,
     error::Fault,
     snapshots::{Received, SnapshotWork},
+    tests::Now,
 };
 
 /// Milliseconds after the faults within which all must be well.
@@ -318,12 +319,12 @@ impl World {
         self.act(id, &format!("hears {}", senders.join(", ")), |driver| {
             for Sent { mut message, machine, .. } in inbox {
                 let Some(machine) = machine else {
-                    driver.step(message)?;
+                    driver.step(message).now()?;
                     continue;
                 };
                 let received = Received::decode(machine.bytes()).expect("snapshots are whole");
                 message.mut_snapshot().clear_data();
-                driver.receive_snapshot(message, received)?;
+                driver.receive_snapshot(message, received).now()?;
             }
             Ok(())
         });
@@ -334,7 +335,7 @@ impl World {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(driver) = &mut peer.driver else { return };
         let voters = driver.conf.clone();
-        let result = action(driver).and_then(|()| driver.settle());
+        let result = action(driver).and_then(|()| driver.settle().now());
         self.note(|world| format!("peer {id} {what}: {}", world.peers[&id].describe()));
         self.dispatch(id);
         match result {
