@@ -1,6 +1,7 @@
 //! What is done with a container once it is made.
 
 use std::{
+    borrow::Cow,
     io::Write,
     path::Path,
     process::{Command, Stdio},
@@ -219,21 +220,26 @@ pub(super) fn delete(context: &Context, delete: &Delete) -> Outcome {
             )));
         }
     }
-    remove(context, &container, record.as_ref())?;
+    remove(context, &container, record.as_ref().map(|record| (record, None)))?;
     Ok(0)
 }
 
-/// Ends whatever is left of it, and removes every trace; goes on past errors and returns them all.
-pub(super) fn remove(context: &Context, container: &Container, record: Option<&Record>) -> Result<(), Error> {
+/// Ends whatever is left of it, and removes every trace; goes on past errors and returns them all. Its spec is read
+/// where the caller has none.
+pub(super) fn remove(
+    context: &Context,
+    container: &Container,
+    record: Option<(&Record, Option<&Spec>)>,
+) -> Result<(), Error> {
     let mut errors = Vec::new();
-    if let Some(record) = record {
+    if let Some((record, spec)) = record {
         let emptied = match context.hierarchies.dirs(&record.cgroup) {
-            Ok(dirs) => dirs.kill().and_then(|()| dirs.remove()).map_err(|error| error.to_string()),
+            Ok(dirs) => dirs.remove().map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         errors.extend(emptied.err());
         // What ended it is told to the hooks once it is gone, and before nothing is known of it.
-        match container.spec() {
+        match spec.map_or_else(|| container.spec().map(Cow::Owned), |spec| Ok(Cow::Borrowed(spec))) {
             Ok(spec) => warn_of_hooks(container, record, &spec, "poststop", ContainerState::Stopped),
             Err(error) => errors.push(error.to_string()),
         }

@@ -96,7 +96,7 @@ pub(super) fn run(context: &Context, run: Run) -> Outcome {
     let Some(signals) = signals else { return Ok(0) };
     let code = foreground::stay(&made.init, made.terminal, signals);
     if !run.keep {
-        life::remove(context, &made.container, Some(&made.record))?;
+        life::remove(context, &made.container, Some((&made.record, Some(&bundle.spec))))?;
     }
     code
 }
