@@ -3,8 +3,9 @@
 //! A later rule wins over an earlier one. v1 keeps a list of exceptions instead, from which a rule only removes what is
 //! exactly like it, and ignores others without a word; such rules are refused here.
 //!
-//! What every container may use, as the runtime specification lists it, is allowed right after the rule that denies
-//! everything, so that a config's own rules win. So is making nodes, by which nothing can be opened.
+//! What every container may use, as the runtime specification lists it, is allowed after the rule that denies
+//! everything and before the next that denies anything, so that a config's own rules win and come first. So is making
+//! nodes, by which nothing can be opened.
 //!
 //! Sources: the kernel's Documentation/admin-guide/cgroup-v1/devices.rst; the runtime specification, "Default Devices".
 
@@ -84,9 +85,9 @@ pub fn rules(config: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, StartError> {
     if let Some(last) = rules.iter().rposition(Rule::is_whole)
         && !rules[last].allow
     {
-        let own = rules.split_off(last + 1);
-        rules.extend(defaults().filter(|default| !own.contains(default)));
-        rules.extend(own);
+        let place = rules[last + 1..].iter().position(|rule| !rule.allow).map_or(rules.len(), |next| last + 1 + next);
+        let defaults: Vec<_> = defaults().filter(|default| !rules[last..].contains(default)).collect();
+        rules.splice(place..place, defaults);
     }
     Ok(rules)
 }
@@ -212,6 +213,15 @@ mod tests {
             ["devices.deny a", "devices.allow c *:* m", "devices.allow b *:* m", "devices.allow c 1:3 rwm"]
         );
         assert_eq!(lines.last().unwrap(), "devices.allow c 136:* rwm");
+    }
+
+    #[test]
+    fn a_configs_own_rules_come_in_its_order_and_its_denials_win() {
+        let allow = r#"{"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}"#;
+        let deny = r#"{"allow": false, "type": "c", "major": 1, "minor": 3, "access": "rwm"}"#;
+        let lines = lines(&format!(r#"[{{"allow": false}}, {allow}, {deny}]"#)).unwrap();
+        assert_eq!(lines[..3], ["devices.deny a", "devices.allow c 10:229 rwm", "devices.allow c *:* m"]);
+        assert_eq!(lines.last().unwrap(), "devices.deny c 1:3 rwm");
     }
 
     #[test]
