@@ -34,7 +34,7 @@ use crate::{
     namespaces::Namespaces,
     process::{labels, scheduling},
     program::{Confinement, Program, first_foreign},
-    rootfs::{self, Root, Sources},
+    rootfs::{self, Root, Sources, Way},
     seccomp, signal, sys, sysctl, terminal,
 };
 
@@ -120,15 +120,18 @@ fn live(birth: &mut Birth<'_>, spec: &Spec) -> Result<Infallible, StartError> {
     let confinement = enter_namespaces(birth, spec)?;
     let terminal = make_root(birth, spec)?;
     let first = first_foreign(birth.preserved)?;
-    let process = process.ok_or_else(|| missing("process"))?;
-    let program = Program::of(process, confinement)?;
-    program.locate()?;
+    // A container may be created without a process, but not started.
+    let program = process.map(|process| Program::of(process, confinement)).transpose()?;
+    if let Some(program) = &program {
+        program.locate()?;
+    }
     let mut ended = birth.ended.take().filter(|_| has_init);
     if let Some(listener) = birth.start.take() {
         birth.channel.say(&Word::Waiting).step(|| "tell the container's maker".to_owned())?;
         // What is said from now on is said to whoever starts it.
         birth.channel = listener.accept().step(|| "wait to be started".to_owned())?;
     }
+    let program = program.ok_or_else(|| missing("process"))?;
     run_hooks(spec, "startContainer", birth, ContainerState::Created)?;
     drop(terminal);
     birth.channel.keep_alone(first, ended.as_mut())?;
@@ -185,6 +188,12 @@ fn make_root(birth: &mut Birth<'_>, spec: &Spec) -> Result<Option<OwnedFd>, Star
         rootless_devices: namespaces.has(LinuxNamespaceType::User),
         cgroups: if shows_cgroups(spec) { birth.cgroup.hierarchies() } else { Vec::new() },
         has_cgroup_namespace: namespaces.has(LinuxNamespaceType::Cgroup),
+        on_host: !namespaces.has(LinuxNamespaceType::Mount),
+    };
+    let way = match (options.on_host, birth.no_pivot) {
+        (true, _) => Way::Chroot,
+        (false, true) => Way::MoveOver,
+        (false, false) => Way::Pivot,
     };
     let root = Root::make(birth.bundle, spec, sources, &options)?;
     run_hooks(spec, "createContainer", birth, ContainerState::Creating)?;
@@ -206,7 +215,7 @@ fn make_root(birth: &mut Birth<'_>, spec: &Spec) -> Result<Option<OwnedFd>, Star
     if let Some(process) = spec.process() {
         labels::take_on_exec(process)?;
     }
-    root.enter(spec, birth.no_pivot)?;
+    root.enter(spec, way)?;
     if !birth.keep_keyring {
         sys::new_session_keyring().step(|| "make a session keyring".to_owned())?;
     }

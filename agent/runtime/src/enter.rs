@@ -16,7 +16,12 @@ use std::{
     },
 };
 
-use nix::{fcntl::OFlag, libc, unistd::pipe2};
+use nix::{
+    fcntl::{OFlag, open},
+    libc,
+    sys::stat::Mode,
+    unistd::pipe2,
+};
 use oci_spec::runtime::{LinuxPersonality, LinuxSeccomp, Process};
 
 use crate::{
@@ -27,7 +32,7 @@ use crate::{
     namespaces::become_root,
     process::{labels, scheduling},
     program::{Confinement, Program, first_foreign},
-    seccomp, signal, sys, terminal,
+    rootfs, seccomp, signal, sys, terminal,
 };
 
 /// What the process is given.
@@ -104,8 +109,15 @@ fn bridge(entry: Entry<'_>, channel: &mut Channel, bore: OwnedFd) -> Result<Infa
         Door::Tasks(_) => None,
     };
     // On v2 the kernel lets nobody clone into a group across a cgroup namespace's border: that one comes later.
-    sys::enter_namespaces(entry.container, entry.namespaces & !libc::CLONE_NEWCGROUP)
-        .step(|| "enter the container's namespaces".to_owned())?;
+    let first = entry.namespaces & !libc::CLONE_NEWCGROUP;
+    // Otherwise it comes with the mount namespace.
+    let root = if first & libc::CLONE_NEWNS == 0 { Some(root_of(entry.container)?) } else { None };
+    if first != 0 {
+        sys::enter_namespaces(entry.container, first).step(|| "enter the container's namespaces".to_owned())?;
+    }
+    if let Some(root) = root {
+        rootfs::chroot_into(&root)?;
+    }
     if entry.namespaces & libc::CLONE_NEWUSER != 0 {
         become_root()?;
     }
@@ -113,7 +125,8 @@ fn bridge(entry: Entry<'_>, channel: &mut Channel, bore: OwnedFd) -> Result<Infa
     let forked = unsafe { sys::fork_into(libc::CLONE_PARENT, directory.as_ref().map(AsFd::as_fd)) };
     match forked.step(|| "fork into the container".to_owned())? {
         sys::Forked::Child => {
-            drop(bore);
+            // Not at this function's end: every descriptor is closed by then, and perhaps opened anew.
+            drop((bore, directory));
             process(entry, confinement, channel)
         }
         sys::Forked::Parent { child, .. } => {
@@ -121,6 +134,16 @@ fn bridge(entry: Entry<'_>, channel: &mut Channel, bore: OwnedFd) -> Result<Infa
             std::process::exit(0)
         }
     }
+}
+
+/// Of a process that is still there once it is opened: what has its pid is the same one.
+fn root_of(pidfd: &OwnedFd) -> Result<OwnedFd, StartError> {
+    let step = || "open the container's root".to_owned();
+    let pid = sys::pid_of(pidfd).step(step)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(&*format!("/proc/{pid}/root"), flags, Mode::empty()).step(step)?;
+    sys::pidfd_send_signal(pidfd, 0).step(step)?;
+    Ok(root)
 }
 
 fn process(entry: Entry<'_>, confinement: Confinement, channel: &mut Channel) -> Result<Infallible, StartError> {

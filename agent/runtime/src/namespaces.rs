@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -77,8 +78,11 @@ impl Namespaces {
                 return Err(StartError::impossible("config.json, linux.namespaces", reason));
             }
         }
-        // Everything that makes the root would happen on the host.
-        needs("linux.namespaces", LinuxNamespaceType::Mount)
+        if !self.has(LinuxNamespaceType::Mount) && self.has(LinuxNamespaceType::User) {
+            let reason = "in a user namespace nothing can be mounted without a mount namespace of its own";
+            return Err(StartError::impossible("config.json, linux.namespaces", reason));
+        }
+        Ok(())
     }
 
     pub fn has(&self, typ: LinuxNamespaceType) -> bool {
@@ -112,6 +116,9 @@ impl Namespaces {
         for (typ, path) in self.joined.iter().filter(|(typ, _)| *typ != LinuxNamespaceType::Pid) {
             let step = || format!("enter the {typ} namespace {}", path.display());
             let file = File::open(path).step(step)?;
+            if *typ == LinuxNamespaceType::Mount && is_ours(*typ, path).step(step)? {
+                return Err(StartError::impossible(step(), "it is the runtime's own, whose root would be changed"));
+            }
             setns(file, CloneFlags::from_bits_retain(flag(*typ))).step(step)?;
             if *typ == LinuxNamespaceType::User {
                 become_root()?;
@@ -140,6 +147,13 @@ impl Namespaces {
         let file = File::open("/proc/self/ns/time_for_children").step(step)?;
         setns(file, CloneFlags::from_bits_retain(flag(LinuxNamespaceType::Time))).step(step)
     }
+}
+
+/// Whether the calling process is in the namespace behind a path.
+pub(crate) fn is_ours(kind: LinuxNamespaceType, path: &Path) -> io::Result<bool> {
+    let ours = nix::sys::stat::stat(&*format!("/proc/self/ns/{kind}"))?;
+    let theirs = nix::sys::stat::stat(path)?;
+    Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
 }
 
 /// In a user namespace whose ids have just been mapped, or that was just entered.

@@ -4,6 +4,7 @@
 //! ROOT/ID/config.json  the bundle's, as it was when the container was created
 //! ROOT/ID/state.json   the record, once the first process exists
 //! ROOT/ID/start        a socket, until the container is started
+//! ROOT/ID/mount.json   its root on the host, for one without a mount namespace of its own
 //! ```
 //!
 //! Whether a container runs is asked of the kernel each time, never remembered.
@@ -17,11 +18,12 @@ use std::{
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::Hierarchies, channel::Channel, error::StartError, identity::Identity};
+use crate::{cgroup::Hierarchies, channel::Channel, error::StartError, identity::Identity, rootfs::HostMount};
 
 /// The socket's name.
 pub const START: &str = "start";
 const STATE: &str = "state.json";
+const MOUNT: &str = "mount.json";
 const CONFIG: &str = "config.json";
 /// As long as a file name may be.
 const LONGEST_ID: usize = 255;
@@ -202,7 +204,25 @@ impl Container {
         fs::remove_file(&path).map_err(failed("remove", &path))
     }
 
+    /// Written down before it is there.
+    pub fn write_mount(&self, mount: &HostMount) -> Result<(), StoreError> {
+        let path = self.dir.join(MOUNT);
+        let written = serde_json::to_vec(mount).map_err(io::Error::from).and_then(|text| fs::write(&path, text));
+        written.map_err(failed("write", &path))
+    }
+
+    /// Its processes must have ended.
     pub fn remove(&self) -> Result<(), StoreError> {
+        let path = self.dir.join(MOUNT);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let mount: HostMount =
+                    serde_json::from_slice(&bytes).map_err(|error| failed("understand", &path)(error.into()))?;
+                mount.remove().map_err(failed("unmount what is written down in", &path))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("read", &path)(error)),
+        }
         match fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.dir)(error)),
             _ => Ok(()),

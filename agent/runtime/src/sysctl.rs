@@ -10,6 +10,7 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType};
 
 use crate::{
     error::{StartError, Step},
+    namespaces::is_ours,
     process::procfs,
 };
 
@@ -69,12 +70,6 @@ fn plan(
 
 fn namespace(linux: &Linux, kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {
     linux.namespaces().iter().flatten().find(|namespace| namespace.typ() == kind)
-}
-
-fn is_ours(kind: LinuxNamespaceType, path: &Path) -> io::Result<bool> {
-    let ours = nix::sys::stat::stat(&*format!("/proc/self/ns/{kind}"))?;
-    let theirs = nix::sys::stat::stat(path)?;
-    Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
 }
 
 /// As sysctl.d(5) reads names: the first separator is the one that separates, and where that is a dot, a slash stands

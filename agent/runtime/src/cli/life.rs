@@ -210,7 +210,7 @@ pub(super) fn delete(context: &Context, delete: &Delete) -> Outcome {
     let record = container.record()?;
     let status = context.status(&container, record.as_ref())?;
     match status {
-        Status::Stopped | Status::Created => {}
+        Status::Stopped => {}
         _ if delete.force => {}
         _ => {
             return Err(Error::Refused(format!(

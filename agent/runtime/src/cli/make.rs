@@ -22,6 +22,7 @@ use crate::{
     identity::Identity,
     namespaces::{Namespaces, map_ids},
     program::first_foreign,
+    rootfs::HostMount,
     store::{Container, Record, START},
     sys, terminal,
 };
@@ -89,6 +90,9 @@ pub(super) fn run(context: &Context, run: Run) -> Outcome {
     // Before anything is opened here: none of ours may be taken for one of the caller's.
     first_foreign(making.preserve_fds)?;
     let bundle = Bundle::open(&making.bundle)?;
+    if bundle.spec.process().is_none() {
+        return Err(Error::Refused("config.json, process: it is missing: there would be nothing to run".to_owned()));
+    }
     check_terminal(&bundle.spec, making.console_socket.as_deref(), run.detach)?;
     let signals = if run.detach { None } else { Some(foreground::Signals::block()?) };
     let made = make(context, &making, &bundle, false)?;
@@ -194,12 +198,22 @@ impl Maker<'_> {
         let resources = self.bundle.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         let hierarchies = &self.context.hierarchies;
         let dirs = hierarchies.create(&self.cgroup, &resources.unwrap_or_default())?;
-        let result = self.fork(&dirs, wait);
+        let result = self.mount_on_host().and_then(|()| self.fork(&dirs, wait));
         let Err(error) = result else { return result };
         match dirs.remove() {
             Ok(()) => Err(error),
             Err(left) => Err(Error::Several(format!("{error}; its cgroup is left behind: {left}"))),
         }
+    }
+
+    /// Where the container has no mounts of its own.
+    fn mount_on_host(&self) -> Result<(), Error> {
+        if self.namespaces.has(LinuxNamespaceType::Mount) {
+            return Ok(());
+        }
+        let prepared = HostMount::prepare(&self.bundle.spec, &self.bundle.path)?;
+        self.container.write_mount(&prepared.mount)?;
+        Ok(prepared.attach()?)
     }
 
     fn fork(&self, dirs: &CgroupDirs, wait: bool) -> Result<Born, Error> {
@@ -293,9 +307,11 @@ impl Maker<'_> {
                     channel.say(&Word::Go).step(step)?;
                 }
                 Some(Word::Namespaces) if asks_maker(spec) => {
-                    let state =
-                        container::state(spec, &self.making.id, &self.bundle.path, ContainerState::Creating, child);
-                    for stage in ["prestart", "createRuntime"] {
+                    // By the standard's first version prestart hooks come when the container is made, and what waits
+                    // for them is told so still.
+                    let stages = [("prestart", ContainerState::Created), ("createRuntime", ContainerState::Creating)];
+                    for (stage, status) in stages {
+                        let state = container::state(spec, &self.making.id, &self.bundle.path, status, child);
                         hooks::run(stage_of(spec, stage), stage, &state)?;
                     }
                     channel.say(&Word::Go).step(step)?;

@@ -17,9 +17,6 @@ pub(super) fn check(spec: &Spec) -> Result<(), StartError> {
         let reason = format!("{:?} is not understood: versions 1.0.0 to {} are", spec.version(), features::NEWEST);
         return refuse("ociVersion", &reason);
     }
-    if spec.process().is_none() {
-        return refuse("process", "it is missing: there would be nothing to run");
-    }
     let Some(linux) = spec.linux() else { return refuse("linux", "it is missing: no namespaces are named") };
     if linux.intel_rdt().is_some() {
         return refuse("linux.intelRdt", "not supported: leave it out");
@@ -116,7 +113,6 @@ mod tests {
             check(&spec).expect_err(key).to_string()
         };
         assert!(refused("/ociVersion", json!("2.0.0")).contains("\"2.0.0\" is not understood"));
-        assert!(refused("/process", json!(null)).contains("process: it is missing"));
         assert!(refused("/linux", json!(null)).contains("linux: it is missing"));
         let rdt = json!({ "intelRdt": {}, "namespaces": [{ "type": "mount" }] });
         assert!(refused("/linux", rdt).contains("intelRdt: not supported"));

@@ -35,6 +35,13 @@ pub(super) fn pivot(root: &OwnedFd) -> Result<(), StartError> {
     std::env::set_current_dir("/").step(step)
 }
 
+/// Whoever has CAP_SYS_CHROOT can get out of it again.
+pub(crate) fn chroot_into(root: &OwnedFd) -> Result<(), StartError> {
+    fchdir(root).step(step)?;
+    chroot(".").step(step)?;
+    std::env::set_current_dir("/").step(step)
+}
+
 /// For a host whose root pivot_root(2) cannot leave, an initramfs: moves the new root over the old one.
 ///
 /// The old root stays beneath, where `..` does not lead: from the top of a file system it goes through all that is
@@ -73,7 +80,7 @@ fn remove(place: &Path) -> Result<(), Errno> {
 }
 
 /// The fifth field of a line of mountinfo, proc_pid_mountinfo(5), where `\040` is a space.
-fn mount_point(line: &[u8]) -> Option<PathBuf> {
+pub(super) fn mount_point(line: &[u8]) -> Option<PathBuf> {
     let field = line.split(|byte| *byte == b' ').nth(4)?;
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;

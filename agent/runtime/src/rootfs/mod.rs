@@ -11,6 +11,7 @@
 //! * [`overlay`], [`mounts`], [`cgroup`], [`copy_up`], [`dev`]: what is made beneath the root
 //! * [`root`]: how it is reached
 //! * [`cover`], [`change`]: the last steps
+//! * [`host_mount`]: where the host's mounts have to do
 //!
 //! Deliberately absent: sysctls, `/dev/console`, hooks, and labels on files that exist already.
 
@@ -19,6 +20,7 @@ mod change;
 mod copy_up;
 mod cover;
 mod dev;
+mod host_mount;
 mod id_map;
 mod mounts;
 mod options;
@@ -36,7 +38,14 @@ use nix::{
 };
 use oci_spec::runtime::{Mount, Spec};
 
-pub use self::{cgroup::Hierarchy, options::MOUNT_OPTIONS, root::Root, sources::Sources};
+pub(crate) use self::change::chroot_into;
+pub use self::{
+    cgroup::Hierarchy,
+    host_mount::{HostMount, Prepared},
+    options::MOUNT_OPTIONS,
+    root::Root,
+    sources::Sources,
+};
 use self::{
     dev::Devices,
     mounts::Maker,
@@ -57,6 +66,18 @@ pub struct Options {
     /// The host's cgroup hierarchies, for mounts of the type `cgroup`; those of v1 make it a directory of all.
     pub cgroups: Vec<Hierarchy>,
     pub has_cgroup_namespace: bool,
+    /// Without a mount namespace of its own: everything is mounted below the host's mount of the root.
+    pub on_host: bool,
+}
+
+/// How the root is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Pivot,
+    /// For a host whose own root cannot be left.
+    MoveOver,
+    /// Without a mount namespace of its own, which leaves no other.
+    Chroot,
 }
 
 /// Modes as they are asked for, as long as this lives.
@@ -75,7 +96,8 @@ impl Drop for NoUmask {
 }
 
 impl Root {
-    /// Mounts everything and enters nothing. The calling process must have a mount namespace of its own.
+    /// Mounts everything and enters nothing. The calling process must have a mount namespace of its own, unless the root
+    /// is mounted already ([`HostMount`]).
     ///
     /// Its mounts become slaves of the host's: nothing made here appears there, and what the host unmounts meanwhile is
     /// not kept busy.
@@ -83,11 +105,14 @@ impl Root {
         let _modes = NoUmask::new();
         let devices = Devices::of(spec, options.rootless_devices)?;
         let maker = Maker { options, label: mounts::label(spec)? };
-        nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-            .step(|| "cut the mounts off from the host's".to_owned())?;
+        if !options.on_host {
+            nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+                .step(|| "cut the mounts off from the host's".to_owned())?;
+        }
         let path = sources::root_path(spec, bundle)?;
         let overlay = root_mount(spec);
         let top = match (sources.root, overlay) {
+            _ if options.on_host => sources::root_directory(&path)?,
             (Some(tree), _) => {
                 let step = || format!("mount the root file system {}", path.display());
                 sys::attach_mount(&tree, sources::root_directory(&path)?).step(step)?;
@@ -100,6 +125,7 @@ impl Root {
         let skipped = usize::from(overlay.is_some());
         let mut whose_dev = WhoseDev::Image;
         for (mount, source) in sources::mounts(spec).iter().zip(sources.mounts).skip(skipped) {
+            let source = sources::source(mount, source, bundle, spec)?;
             maker.mount(&mut root, mount, source)?;
             if whose_dev.changes_by(mount) && whose_dev == WhoseDev::New {
                 root.fill_dev(&devices)?;
@@ -125,7 +151,7 @@ impl Root {
     ///
     /// Paths are covered before the root changes, while `/dev/null` and `/proc` still are the host's and cannot be
     /// anything else.
-    pub fn enter(self, spec: &Spec, no_pivot: bool) -> Result<(), StartError> {
+    pub fn enter(self, spec: &Spec, way: Way) -> Result<(), StartError> {
         let propagation = rootfs_propagation(spec)?;
         self.cover(spec)?;
         for (place, mount) in &self.sealed_at_last {
@@ -136,7 +162,11 @@ impl Root {
             sys::set_mount_attributes(&self.top, sys::MOUNT_ATTR_RDONLY, 0, false)
                 .step(|| "make the root read-only".to_owned())?;
         }
-        if no_pivot { change::move_over(&self.top) } else { change::pivot(&self.top) }?;
+        match way {
+            Way::Pivot => change::pivot(&self.top),
+            Way::MoveOver => change::move_over(&self.top),
+            Way::Chroot => chroot_into(&self.top),
+        }?;
         match propagation {
             // Last, because such a root can neither be left nor copied from.
             Some(Propagation { kind: kind @ (MsFlags::MS_SHARED | MsFlags::MS_UNBINDABLE), reach }) => {

@@ -1,12 +1,12 @@
 //! What the mounts are made of and lies on the host: the image's files, and the sources of bind mounts.
 //!
-//! Each is a detached copy of the host's mounts, made before this process's own mounts are cut off from the host's:
-//! so it still is in the host's peer groups, which `slave` and `shared` carry on. What does not ask for that is made
-//! private at once.
+//! Each is a detached copy of the host's mounts. One that is to be `shared` is made before this process's own mounts are
+//! cut off from the host's, whose peer it is to stay. Others are copied when their turn comes: mountinfo lists mounts in
+//! the order they were made in, and those who look there for the spec's order find it.
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -35,7 +35,7 @@ use crate::{
 pub struct Sources {
     /// None where the first mount is the root.
     pub(super) root: Option<OwnedFd>,
-    /// For each mount of the spec; None for a new file system.
+    /// For each mount of the spec; None for what is made when its turn comes.
     pub(super) mounts: Vec<Option<OwnedFd>>,
 }
 
@@ -44,11 +44,32 @@ impl Sources {
         let mut id_maps = IdMaps::default();
         let mut sources = Vec::new();
         for mount in mounts(spec) {
-            sources.push(bind_source(mount, bundle, spec, &mut id_maps)?);
+            let options = options(mount);
+            let cannot_wait = options.propagation.is_some_and(|wanted| wanted.kind == MsFlags::MS_SHARED)
+                || is_mapped(mount, &options);
+            sources.push(if cannot_wait { bind_source(mount, bundle, spec, &mut id_maps)? } else { None });
         }
         let root = if root_mount(spec).is_some() { None } else { Some(root_tree(spec, bundle)?) };
         Ok(Self { root, mounts: sources })
     }
+}
+
+/// A mount's own source, as it was opened or opened now.
+pub(super) fn source(
+    mount: &Mount,
+    opened: Option<OwnedFd>,
+    bundle: &Path,
+    spec: &Spec,
+) -> Result<Option<OwnedFd>, StartError> {
+    match opened {
+        // Before Linux 6.15 what is mounted nowhere cannot be copied.
+        Some(tree) => Ok(Some(sys::clone_tree_of(tree.as_fd()).unwrap_or(tree))),
+        None => bind_source(mount, bundle, spec, &mut IdMaps::default()),
+    }
+}
+
+fn is_mapped(mount: &Mount, options: &MountOptions<'_>) -> bool {
+    options.id_map.is_some() || mount.uid_mappings().is_some() || mount.gid_mappings().is_some()
 }
 
 pub(super) fn mounts(spec: &Spec) -> &[Mount] {
@@ -97,7 +118,7 @@ pub(super) fn root_directory(path: &Path) -> Result<OwnedFd, StartError> {
     })
 }
 
-fn root_tree(spec: &Spec, bundle: &Path) -> Result<OwnedFd, StartError> {
+pub(super) fn root_tree(spec: &Spec, bundle: &Path) -> Result<OwnedFd, StartError> {
     let path = root_path(spec, bundle)?;
     root_directory(&path)?;
     let step = || format!("copy the mount of the root file system {}", path.display());
@@ -113,7 +134,7 @@ fn root_tree(spec: &Spec, bundle: &Path) -> Result<OwnedFd, StartError> {
 fn bind_source(mount: &Mount, bundle: &Path, spec: &Spec, id_maps: &mut IdMaps) -> Result<Option<OwnedFd>, StartError> {
     let what = || format!("the bind mount on {}", mount.destination().display());
     let options = options(mount);
-    let mapped = options.id_map.is_some() || mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+    let mapped = is_mapped(mount, &options);
     let Some(reach) = binds(mount, &options).filter(|_| !options.remount) else {
         if mapped {
             let what = format!("the mount on {}", mount.destination().display());

@@ -59,6 +59,14 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
+/// The process's number in the pid namespace that `/proc` shows: proc_pid_fdinfo(5).
+pub fn pid_of(pidfd: impl AsFd) -> io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
+    // -1 for one that has ended.
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
 pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     let info: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo is allowed: the kernel fills it as kill(2) does.

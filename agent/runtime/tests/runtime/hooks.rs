@@ -36,7 +36,7 @@ fn hooks_of_every_stage_run_in_order_with_the_state() {
         lines.iter().map(of).collect::<Vec<_>>()
     };
     let seen = lines(&log);
-    assert_eq!(stages(&seen), ["prestart creating", "createRuntime creating", "createContainer creating"]);
+    assert_eq!(stages(&seen), ["prestart created", "createRuntime creating", "createContainer creating"]);
     for (_, state) in &seen {
         assert_eq!((&state["id"], &state["annotations"]["a"]), (&json!("one"), &json!("b")), "{state}");
         assert_eq!(state["bundle"], bundle.path().to_str().expect("text"));

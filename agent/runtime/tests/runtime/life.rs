@@ -19,6 +19,7 @@ fn a_container_goes_from_created_to_running_to_stopped() {
     assert!(!bundle.path().join("rootfs/up").exists(), "the program does not run yet");
     assert!(bundle.refused(&["create", "one"]).contains("container with id one exists already"));
     assert!(bundle.refused(&["resume", "one"]).contains("cannot resume container one: it is created"));
+    assert!(bundle.refused(&["delete", "one"]).contains("that is not stopped: it is created"));
 
     bundle.ok(&["start", "one"]);
     assert_eq!(bundle.status("one"), "running");
@@ -126,6 +127,18 @@ fn what_cannot_run_is_said_and_leaves_nothing() {
     let output = call.args(["run", "-b"]).arg(bundle.path()).arg("one").output().expect("it runs");
     assert!(output.status.signal().is_none() && !output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("config.json is not understood"));
+}
+
+#[test]
+fn without_a_process_it_can_be_created_but_not_started() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.config.as_object_mut().expect("an object").remove("process");
+    assert!(bundle.refused(&["run", "one"]).contains("process: it is missing"));
+    assert_eq!(bundle.detached(&["create", "one"]).code, 0);
+    assert_eq!(bundle.status("one"), "created");
+    assert!(bundle.refused(&["start", "one"]).contains("config.json, process: it is missing"));
+    bundle.until("one", "stopped");
+    bundle.ok(&["delete", "one"]);
 }
 
 #[test]

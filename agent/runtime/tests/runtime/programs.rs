@@ -118,6 +118,73 @@ fn no_descriptor_leaks_but_those_that_are_given() {
 }
 
 #[test]
+fn without_namespaces_of_its_own_it_has_the_hosts_and_leaves_no_mount_there() {
+    let mut bundle = Bundle::new(&[]);
+    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+    bundle.config.as_object_mut().expect("an object").remove("hostname");
+    bundle.set("/linux/namespaces", json!([]));
+    let capabilities = json!(["CAP_KILL"]);
+    bundle.set("/process/capabilities", json!({ "bounding": capabilities, "effective": capabilities }));
+    bundle.shell("echo up > /up; sleep 1000");
+    let place = bundle.path().display().to_string();
+    let mounts = || {
+        let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        text.lines().filter(|line| line.contains(&place)).count()
+    };
+    let links = |of: &str| kinds.map(|kind| fs::read_link(format!("/proc/{of}/ns/{kind}")).expect("a namespace"));
+    assert_eq!(bundle.detached(&["run", "-d", "one"]).code, 0);
+    crate::harness::until("the program to run", || bundle.path().join("rootfs/up").exists());
+    assert_eq!(mounts(), 4, "the root and what is mounted below it");
+    let state: serde_json::Value = serde_json::from_str(&bundle.ok(&["state", "one"])).expect("JSON");
+    let pid = state["pid"].to_string();
+    assert_eq!(links(&pid), links("self"));
+    assert_eq!(fs::read_link(format!("/proc/{pid}/root")).expect("its root"), bundle.path().join("rootfs"));
+    assert_eq!(bundle.ok(&["exec", "one", "/bin/cat", "/up"]), "up\n");
+    assert!(bundle.refused(&["exec", "--cwd", "/none", "one", "/bin/true"]).contains("working directory /none"));
+    bundle.ok(&["delete", "--force", "one"]);
+    assert_eq!(mounts(), 0);
+
+    // Nor when it fails, and never one that was there before.
+    bundle.set("/process/cwd", json!("/bin/sh"));
+    let rootfs = bundle.path().join("rootfs");
+    let bind = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(&rootfs), &rootfs, None::<&str>, bind, None::<&str>).expect("bound on itself");
+    let refused = bundle.call(&["run", "two"]);
+    let left = mounts();
+    nix::mount::umount(&rootfs).expect("taken off");
+    assert!(refused.err.contains("working directory /bin/sh"), "{refused:?}");
+    assert_eq!(left, 1);
+
+    bundle.set("/linux/namespaces", json!([{ "type": "user" }]));
+    let range = json!([{ "containerID": 0, "hostID": 200_000, "size": 65536 }]);
+    bundle.set("/linux/uidMappings", range.clone());
+    bundle.set("/linux/gidMappings", range);
+    assert!(bundle.refused(&["run", "two"]).contains("without a mount namespace of its own"));
+    let own = std::process::id();
+    bundle.set("/linux/namespaces", json!([{ "type": "mount", "path": format!("/proc/{own}/ns/mnt") }]));
+    assert!(bundle.refused(&["run", "two"]).contains("the runtime's own, whose root would be changed"));
+}
+
+#[test]
+fn mounts_are_listed_in_the_specs_order() {
+    let mut bundle = Bundle::new(&["/bin/cat", "/proc/self/mountinfo"]);
+    let volume = bundle.file("volume");
+    fs::create_dir(&volume).expect("made");
+    let mounts = bundle.config["mounts"].as_array_mut().expect("mounts");
+    let bind = |to: &str, options: &[&str]| json!({ "destination": to, "source": volume, "options": options });
+    for (to, options) in [("/b", ["bind", "private"]), ("/c", ["rbind", "rshared"]), ("/d", ["rbind", "rslave"])] {
+        mounts.push(bind(to, &options));
+        mounts.push(json!({ "destination": format!("{to}-tmpfs"), "type": "tmpfs", "source": "tmpfs" }));
+    }
+    let expected: Vec<String> =
+        mounts.iter().map(|mount| mount["destination"].as_str().expect("a path").to_owned()).collect();
+    let text = bundle.ok(&["run", "one"]);
+    let listed =
+        text.lines().filter_map(|line| line.split(' ').nth(4)).filter(|path| expected.iter().any(|e| e == path));
+    assert_eq!(listed.collect::<Vec<_>>(), expected, "{text}");
+}
+
+#[test]
 fn a_user_namespace_maps_its_root_to_nobody_of_the_hosts() {
     let mut bundle = Bundle::new(&[]);
     bundle.shell("id -u; cat /proc/self/uid_map; echo made > /made && echo wrote");

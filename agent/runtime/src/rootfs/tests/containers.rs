@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::StartError,
-    rootfs::{Options, Root, Sources},
+    rootfs::{Options, Root, Sources, Way},
 };
 
 /// A bundle with an image of a few empty directories.
@@ -79,7 +79,7 @@ impl Bundle {
     /// Becomes the container, which the calling process must be ready for.
     pub(super) fn enter(&self) {
         let root = self.make(&Options::default()).expect("a root");
-        root.enter(&self.spec(), false).expect("to enter it");
+        root.enter(&self.spec(), Way::Pivot).expect("to enter it");
     }
 
     /// What `inside` finds in the container.
@@ -96,7 +96,7 @@ impl Bundle {
     pub(super) fn fails_with(&self, reason: &str) {
         in_child(|| {
             let root = self.make(&Options::default());
-            let error = root.and_then(|root| root.enter(&self.spec(), false)).expect_err("a failure").to_string();
+            let error = root.and_then(|root| root.enter(&self.spec(), Way::Pivot)).expect_err("a failure").to_string();
             assert!(error.contains(reason), "{error:?} does not say {reason:?}");
         });
     }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::containers::{Bundle, dev, has, in_child, proc};
 use crate::{
-    rootfs::{Options, Root, Sources},
+    rootfs::{Options, Root, Sources, Way},
     sys,
 };
 
@@ -150,7 +150,7 @@ fn in_a_user_namespace_everything_is_there_too() {
         { "destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup", "options": ["ro"] },
         { "destination": "/volume", "type": "bind", "source": "volume", "options": ["idmap", "ro"] },
     ]));
-    for no_pivot in [false, true] {
+    for way in [Way::Pivot, Way::MoveOver] {
         in_child(|| {
             let spec = bundle.spec();
             let sources = Sources::open(&spec, bundle.path()).expect("sources");
@@ -160,9 +160,9 @@ fn in_a_user_namespace_everything_is_there_too() {
                     mount_point: "/sys/fs/cgroup".into(),
                     group: "/sys/fs/cgroup".into(),
                 }];
-                let options = Options { rootless_devices: true, cgroups, has_cgroup_namespace: false };
+                let options = Options { rootless_devices: true, cgroups, ..Options::default() };
                 let root = Root::make(bundle.path(), &spec, sources, &options).expect("a root");
-                root.enter(&spec, no_pivot).expect("to enter it");
+                root.enter(&spec, way).expect("to enter it");
                 fs::write("/dev/null", "gone").expect("to write");
                 assert_eq!(fs::metadata("/volume/file").expect("metadata").uid(), 0);
                 assert_eq!(fs::read("/proc/kallsyms").expect("nothing"), b"");

@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::json;
 
 use super::containers::{Bundle, in_child, proc};
-use crate::rootfs::Options;
+use crate::rootfs::{Options, Way};
 
 /// A bundle that mounts a tmpfs and a file on two paths.
 fn mounting_on(directory: &str, file: &str) -> Bundle {
@@ -142,7 +142,7 @@ fn a_mask_holds_although_the_directory_of_the_procfs_is_swapped() {
         fs::rename(bundle.image("proc"), bundle.image("elsewhere")).expect("to swap");
         symlink("fake", bundle.image("proc")).expect("a link");
         setns(inside, CloneFlags::CLONE_NEWNS).expect("to come back");
-        root.enter(&bundle.spec(), false).expect("to enter it");
+        root.enter(&bundle.spec(), Way::Pivot).expect("to enter it");
         assert!(Path::new("/elsewhere/self/status").exists());
         assert_eq!(fs::read("/elsewhere/kallsyms").expect("nothing"), b"");
     });

@@ -13,7 +13,7 @@ use nix::{
 use serde_json::json;
 
 use super::containers::{Bundle, dev, has, in_child, mount_flags, mount_info, proc};
-use crate::rootfs::{Hierarchy, Options};
+use crate::rootfs::{Hierarchy, Options, Way};
 
 fn is_read_only(path: &str) -> bool {
     fs::write(path, "").is_err_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem)
@@ -315,7 +315,7 @@ fn a_root_can_be_entered_without_pivoting() {
     fs::write(bundle.image("etc/os"), "image").expect("a file");
     in_child(|| {
         let root = bundle.make(&Options::default()).expect("a root");
-        root.enter(&bundle.spec(), true).expect("to enter it");
+        root.enter(&bundle.spec(), Way::MoveOver).expect("to enter it");
         assert_eq!(fs::read_to_string("/etc/os").expect("the file"), "image");
         // The way out of a plain chroot(2).
         fs::create_dir("/jail").expect("a directory");
@@ -356,7 +356,7 @@ fn cgroups_of_v1_are_bound_side_by_side() {
     ]));
     in_child(|| {
         let root = bundle.make(&options).expect("a root");
-        root.enter(&bundle.spec(), false).expect("to enter it");
+        root.enter(&bundle.spec(), Way::Pivot).expect("to enter it");
         for (path, content) in
             [("cpu/tasks", "cpu,cpuacct"), ("cpuacct/tasks", "cpu,cpuacct"), ("systemd/tasks", "systemd")]
         {
