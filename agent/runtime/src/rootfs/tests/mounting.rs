@@ -296,7 +296,8 @@ fn the_root_is_propagated_as_the_spec_says() {
     for (name, expected) in [("shared", "shared:"), ("rshared", "shared:"), ("private", ""), ("slave", "master:")] {
         let bundle = Bundle::new().mounts(json!([proc()])).with("linux", json!({ "rootfsPropagation": name }));
         in_child(|| {
-            mount_flags("/", MsFlags::MS_SHARED);
+            // Also what the bundle lies on.
+            mount_flags("/", MsFlags::MS_REC | MsFlags::MS_SHARED);
             // There is only a slave as long as there is its master.
             let _host = fs::File::open("/proc/self/ns/mnt").expect("the namespace");
             unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
