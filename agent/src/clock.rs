@@ -30,3 +30,11 @@ impl BootTime {
 pub(crate) fn now() -> Timestamp {
     SystemTime::now().into()
 }
+
+/// Without a moment, for ever.
+pub(crate) async fn sleep_until(moment: Option<Timestamp>) {
+    match moment {
+        Some(moment) => tokio::time::sleep(moment.since(now())).await,
+        None => std::future::pending().await,
+    }
+}

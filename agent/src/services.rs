@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::{io::StreamReader, sync::CancellationToken};
 
 use crate::{
+    clock,
     image::{ErrorKind, Image, ImageError, ImageStore, is_same_reference},
     runtime::{
         Runtime,
@@ -44,7 +45,12 @@ impl Services for HostServices {
         lines: mpsc::Sender<Vec<LogLine>>,
     ) -> Result<(), Failure> {
         let source = self.runtime.log_source(task, name);
-        let query = LogQuery { since: query.since.map(Timestamp), tail: query.tail, follow: query.follow };
+        let query = LogQuery {
+            since: query.since.map(Timestamp),
+            until: query.until.map(Timestamp),
+            tail: query.tail,
+            follow: query.follow,
+        };
         let stop = CancellationToken::new();
         let mut batches = std::pin::pin!(read_logs(source, query, stop.clone()));
         let forward = async {
@@ -56,8 +62,11 @@ impl Services for HostServices {
             Ok(())
         };
         let end = async {
-            // A container the runtime no longer knows has ended too.
-            _ = self.runtime.ended(task).await;
+            tokio::select! {
+                // A container the runtime no longer knows has ended too.
+                _ = self.runtime.ended(task) => {}
+                () = clock::sleep_until(query.until) => {}
+            }
             stop.cancel();
             std::future::pending::<()>().await;
         };

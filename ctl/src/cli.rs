@@ -149,6 +149,7 @@ Examples:
   rctl logs web
   rctl logs -f --tail 10 web
   rctl logs --since 5m -t web.2
+  rctl logs --since 2h --until 1h web
   rctl logs k3f9x2 --since 2026-01-31T12:00:00Z")]
     Logs(Logs),
 
@@ -324,9 +325,12 @@ pub struct Logs {
     /// Go on with new lines
     #[arg(short, long)]
     pub follow: bool,
-    /// Only lines since this moment: 10m (ago), or 2026-01-31T12:00:00Z
+    /// Only lines since this moment: 10m (ago), 2026-01-31T12:00:00Z, or without the Z of this machine's time zone
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     pub since: Option<Moment>,
+    /// Only lines up to this moment; ends --follow when it comes
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    pub until: Option<Moment>,
     /// Only the last N lines of each task, or all
     #[arg(short = 'n', long, value_name = "N", value_parser = tail, default_value = "all", hide_default_value = true)]
     pub tail: Tail,
@@ -439,9 +443,15 @@ fn moment(text: &str) -> Result<Moment, String> {
     if let Ok(at) = text.parse::<jiff::Timestamp>() {
         return Ok(Moment::At(at));
     }
+    // A day is its beginning.
+    if let Ok(local) = text.parse::<jiff::civil::DateTime>()
+        && let Ok(at) = local.to_zoned(jiff::tz::TimeZone::system())
+    {
+        return Ok(Moment::At(at.timestamp()));
+    }
     duration(text)
         .map(Moment::Ago)
-        .map_err(|_| "write how long ago (10m, 2h) or a moment (2026-01-31T12:00:00Z)".to_owned())
+        .map_err(|_| "write how long ago (10m, 2h) or a moment (2026-01-31T12:00:00Z, 2026-01-31)".to_owned())
 }
 
 /// How much of a log's end; `None` is all of it.
@@ -478,7 +488,13 @@ mod tests {
         assert!(duration("-5s").is_err());
         assert!(duration("soon").is_err());
         assert_eq!(moment("10m"), Ok(Moment::Ago(std::time::Duration::from_secs(600))));
-        assert!(matches!(moment("2026-01-31T12:00:00Z"), Ok(Moment::At(_))));
+        let at = |text: &str| text.parse().map(Moment::At).map_err(|error: jiff::Error| error.to_string());
+        assert_eq!(moment("2026-01-31T12:00:00Z"), at("2026-01-31T12:00:00Z"));
+        assert_eq!(moment("2026-01-31T12:00:00.5+02:00"), at("2026-01-31T10:00:00.5Z"));
+        for local in ["2026-01-31", "2026-01-31T12:00", "2026-01-31 12:00:00"] {
+            assert!(matches!(moment(local), Ok(Moment::At(_))), "{local}");
+        }
+        assert!(moment("yesterday").is_err());
         assert_eq!(replicas("hello/web=3"), Ok(("hello/web".to_owned(), 3)));
         assert!(replicas("web").is_err());
         assert!(replicas("web=many").is_err());

@@ -182,7 +182,7 @@ impl<R: Runtime> Reconciler<R> {
                 Some(change) = self.changes.1.recv() => self.absorb_health(change),
                 Ok(()) = self.parts.lease.changed() => self.adopt_lease(),
                 confirmed = self.parts.board.confirmed() => self.absorb_confirmed(confirmed),
-                () = sleep_until(wake) => self.mark_due(),
+                () = clock::sleep_until(wake) => self.mark_due(),
                 _ = full_pass.tick() => {
                     self.list();
                     self.write_set();
@@ -472,13 +472,6 @@ async fn await_end<R: Runtime>(runtime: Arc<R>, task: TaskId) -> Event {
                 tokio::time::sleep(RETRY.delay(failures, rand::random())).await;
             }
         }
-    }
-}
-
-async fn sleep_until(wake: Option<Timestamp>) {
-    match wake {
-        Some(at) => tokio::time::sleep(at.since(clock::now())).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -15,6 +15,7 @@ use futures::future::join_all;
 use roster_proto::{
     id::TaskId,
     task::{Task, TaskState},
+    time::Timestamp,
     wire,
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -128,6 +129,7 @@ impl Logs {
         let mut followers = JoinSet::new();
         let mut later = false;
         loop {
+            let over = self.is_over();
             let state = states.borrow_and_update().clone();
             for task in self.started(&state)? {
                 if joined.insert(task.id.clone()) {
@@ -140,17 +142,31 @@ impl Logs {
             }
             later = true;
             joined.retain(|id| state.tasks.contains_key(id));
-            if followers.is_empty() && self.nothing_will_come(&state) {
+            if followers.is_empty() && (over || self.nothing_will_come(&state)) {
                 return Ok(());
             }
             drop(state);
             tokio::select! {
                 changed = states.changed() => changed.map_err(|_| store_stopped())?,
+                () = self.until(), if !over => {}
                 Some(ended) = followers.join_next() => match ended {
                     Ok(ended) => ended?,
                     Err(error) => return Err(Status::internal(format!("a log's reader broke: {error}"))),
                 },
             }
+        }
+    }
+
+    /// The moment has come after which no line is wanted.
+    fn is_over(&self) -> bool {
+        self.query.until.is_some_and(|until| Timestamp(until) < self.cluster.now())
+    }
+
+    async fn until(&self) {
+        match self.query.until {
+            // So that it has passed by then.
+            Some(until) => tokio::time::sleep(Timestamp(until).since(self.cluster.now()) + ASK_AGAIN).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -296,7 +312,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Waits for the node's next session; false once the task has ended without one.
+    /// Waits for the node's next session; false once the task has ended, or all that is wanted was, without one.
     async fn agent_back(&self, opened: &mut tokio::sync::watch::Receiver<u64>) -> Result<bool, Status> {
         let node = self.task.node.as_ref().expect("a task that has started is bound to a node");
         let mut states = self.logs.cluster.watch();
@@ -311,6 +327,7 @@ impl Follower {
             }
             tokio::select! {
                 changed = opened.changed() => changed.map_err(|_| store_stopped())?,
+                () = self.logs.until() => return Ok(false),
                 ended = states.wait_for(gone) => {
                     ended.map_err(|_| store_stopped())?;
                     return Ok(false);

@@ -21,11 +21,17 @@ use crate::{
 };
 
 pub(super) async fn run(args: Logs, client: &mut Client) -> Result<Ending, Error> {
+    let now = now();
+    let micros = |moment: Option<Moment>| moment.map(|moment| micros(moment, now));
     let query = wire::LogQuery {
-        since: args.since.map(|since| since_micros(since, now())),
+        since: micros(args.since),
+        until: micros(args.until),
         tail: args.tail,
         follow: args.follow,
     };
+    if query.since.zip(query.until).is_some_and(|(since, until)| since > until) {
+        return Err(Error::Usage("--until is before --since: there can be no line between them".to_owned()));
+    }
     let (filter, answer) = target::first_that_exists(target::readings(&args.target), |filter| {
         let mut client = client.clone();
         async move {
@@ -91,8 +97,8 @@ fn note(seen: &mut BTreeMap<String, wire::LogPosition>, line: &wire::LogLine) {
     }
 }
 
-fn since_micros(since: Moment, now: Timestamp) -> u64 {
-    match since {
+fn micros(moment: Moment, now: Timestamp) -> u64 {
+    match moment {
         Moment::Ago(duration) => now.0.saturating_sub(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)),
         Moment::At(at) => u64::try_from(at.as_microsecond()).unwrap_or(0),
     }

@@ -54,7 +54,9 @@ pub struct LogSource {
 pub struct LogQuery {
     /// Only lines written at or after this moment.
     pub since: Option<Timestamp>,
-    /// Only the last so many lines, before following begins.
+    /// Only lines written at or before this moment. Whoever follows stops the stream when it has come.
+    pub until: Option<Timestamp>,
+    /// Only the last so many of these lines, before following begins.
     pub tail: Option<u64>,
     /// Go on with new lines until stopped.
     pub follow: bool,
@@ -117,7 +119,8 @@ async fn send_all(source: &LogSource, query: LogQuery, stop: CancellationToken, 
                 }
             }
         }
-        let Some(watch) = watch.as_ref().filter(|_| !stopped) else { return Ok(()) };
+        let over = stopped || reader.past_until;
+        let Some(watch) = watch.as_ref().filter(|_| !over) else { return Ok(()) };
         tokio::select! {
             changed = watch.changed() => changed?,
             () = stop.cancelled() => {}
@@ -166,6 +169,9 @@ impl Watch {
 struct Reader {
     source: LogSource,
     since: u64,
+    until: u64,
+    /// A later line was seen: nothing more is wanted.
+    past_until: bool,
     /// Oldest first; the last one may still grow.
     files: VecDeque<File>,
     /// The beginning of an entry whose end is not written yet.
@@ -175,17 +181,21 @@ struct Reader {
 impl Reader {
     fn open(source: LogSource, query: LogQuery) -> io::Result<Self> {
         let mut files = open_files(&source)?;
-        if let Some(tail) = query.tail {
-            keep_last(&mut files, tail)?;
-        }
         let since = query.since.map_or(0, |since| since.0.saturating_mul(1000));
-        Ok(Self { source, since, files, unfinished: Vec::new() })
+        let until = query.until.map_or(u64::MAX, |until| until.0.saturating_mul(1000));
+        if let Some(tail) = query.tail {
+            keep_last(&mut files, tail, until)?;
+        }
+        Ok(Self { source, since, until, past_until: false, files, unfinished: Vec::new() })
     }
 
     /// `None` at the end of what is written.
     fn next_batch(&mut self) -> io::Result<Option<Vec<LogLine>>> {
         let mut block = vec![0; BLOCK];
         loop {
+            if self.past_until {
+                return Ok(None);
+            }
             let Some(file) = self.files.front_mut() else {
                 self.files = open_files(&self.source)?;
                 if self.files.is_empty() {
@@ -243,8 +253,12 @@ impl Reader {
             partial: entry.partial,
         };
         // What is no entry is not told: only a damaged disk could have written it.
-        let entries = whole.split(|byte| *byte == b'\n').filter_map(Entry::parse);
-        entries.filter(|entry| entry.nanos >= self.since).map(line).collect()
+        let mut entries = whole.split(|byte| *byte == b'\n').filter_map(Entry::parse).peekable();
+        let until = self.until;
+        let lines = std::iter::from_fn(|| entries.next_if(|entry| entry.nanos <= until));
+        let lines = lines.filter(|entry| entry.nanos >= self.since).map(line).collect();
+        self.past_until = entries.peek().is_some();
+        lines
     }
 }
 
@@ -277,11 +291,13 @@ fn open_files(source: &LogSource) -> io::Result<VecDeque<File>> {
     Ok(files)
 }
 
-/// Positions the files at the last `lines` lines, read backwards block by block, and drops those before.
-fn keep_last(files: &mut VecDeque<File>, lines: u64) -> io::Result<()> {
+/// Positions the files at the last `lines` lines up to `until`, read backwards block by block, and drops those before.
+fn keep_last(files: &mut VecDeque<File>, lines: u64, until: u64) -> io::Result<()> {
     let mut wanted = lines;
     for index in (0..files.len()).rev() {
-        match start_of_last(&files[index], &mut wanted)? {
+        let file = &files[index];
+        let end = if until == u64::MAX { file.metadata()?.len() } else { first_after(file, until)? };
+        match start_of_last(file, end, &mut wanted)? {
             None => {}
             Some(start) => {
                 files[index].seek(SeekFrom::Start(start))?;
@@ -293,9 +309,45 @@ fn keep_last(files: &mut VecDeque<File>, lines: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the last `wanted` lines begin; `None` if the file has no more than so many, which are then taken off.
-fn start_of_last(file: &File, wanted: &mut u64) -> io::Result<Option<u64>> {
-    let mut end = file.metadata()?.len();
+/// Where the first line that was written after `until` begins, by halves; the file's end if there is none.
+fn first_after(file: &File, until: u64) -> io::Result<u64> {
+    // Lines that begin before `low` are not after it, those that begin at `high` or later are.
+    let (mut low, mut high) = (0, file.metadata()?.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let start = if middle == 0 { Some(0) } else { behind_line_end(file, middle - 1)? };
+        let Some(start) = start.filter(|start| *start < high) else {
+            high = middle;
+            continue;
+        };
+        let end = behind_line_end(file, start)?.unwrap_or(high);
+        let mut line = vec![0; usize::try_from(end - start).unwrap_or(LONGEST_ENTRY).min(LONGEST_ENTRY)];
+        let length = file.read_at(&mut line, start)?;
+        // What is no entry is nobody's: it is passed over.
+        if Entry::parse(&line[..length]).is_some_and(|entry| entry.nanos > until) {
+            high = middle;
+        } else {
+            low = end;
+        }
+    }
+    Ok(low)
+}
+
+/// The place after the first line end at or behind `from`.
+fn behind_line_end(file: &File, mut from: u64) -> io::Result<Option<u64>> {
+    let mut block = [0; 4096];
+    loop {
+        let length = file.read_at(&mut block, from)?;
+        match block[..length].iter().position(|byte| *byte == b'\n') {
+            Some(at) => return Ok(Some(from + at as u64 + 1)),
+            None if length == 0 => return Ok(None),
+            None => from += length as u64,
+        }
+    }
+}
+
+/// Where the last `wanted` lines before `end` begin; `None` if there are no more than so many, which are then taken off.
+fn start_of_last(file: &File, mut end: u64, wanted: &mut u64) -> io::Result<Option<u64>> {
     let mut block = vec![0; BLOCK];
     // The line end before the first wanted line.
     let mut ends_to_pass = *wanted;

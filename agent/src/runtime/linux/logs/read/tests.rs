@@ -58,11 +58,41 @@ async fn tail_reads_backwards_in_blocks() {
 }
 
 #[tokio::test]
+async fn until_ends_the_log_and_tail_counts_back_from_there() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    write(dir.path(), 2, 1..=3);
+    write(dir.path(), 1, 4..=6);
+    write(dir.path(), 0, 7..=8);
+    let until = |at| LogQuery { until: Some(Timestamp(at)), ..LogQuery::default() };
+    for (at, expected) in [(0, &[][..]), (1, &[1]), (3, &[1, 2, 3]), (5, &[1, 2, 3, 4, 5]), (9, &[1, 2, 3, 4, 5, 6, 7, 8])] {
+        assert_eq!(all(dir.path(), until(at)).await, expected, "until {at}");
+    }
+    for (at, tail, expected) in [(5, 2, &[4, 5][..]), (3, 2, &[2, 3]), (4, 3, &[2, 3, 4]), (0, 5, &[]), (99, 1, &[8]), (6, 0, &[])] {
+        let query = LogQuery { tail: Some(tail), ..until(at) };
+        assert_eq!(all(dir.path(), query).await, expected, "until {at}, tail {tail}");
+    }
+    let between = LogQuery { since: Some(Timestamp(2)), ..until(5) };
+    assert_eq!(all(dir.path(), between).await, [2, 3, 4, 5]);
+    // A follower has had enough with the first later line.
+    assert_eq!(all(dir.path(), LogQuery { follow: true, ..until(5) }).await, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn until_is_found_in_a_long_log() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    write(dir.path(), 0, 1..=20_000);
+    for at in [1, 2, 777, 9_999, 19_999, 20_000] {
+        let query = LogQuery { tail: Some(1), until: Some(Timestamp(at)), ..LogQuery::default() };
+        assert_eq!(all(dir.path(), query).await, [at], "until {at}");
+    }
+}
+
+#[tokio::test]
 async fn following_sees_half_lines_rotation_and_the_end() {
     let dir = tempfile::tempdir().expect("tempdir");
     write(dir.path(), 0, 1..=2);
     let stop = CancellationToken::new();
-    let query = LogQuery { tail: Some(1), follow: true, since: None };
+    let query = LogQuery { tail: Some(1), follow: true, ..LogQuery::default() };
     let mut stream = std::pin::pin!(read_logs(source(dir.path()), query, stop.clone()));
     let mut next = async || {
         let batch = tokio::time::timeout(DEADLINE, stream.next()).await.expect("a batch in time");
