@@ -1,4 +1,6 @@
-//! Logs and images of this host, for users. What they ask for comes by way of the session.
+//! Logs, images and containers of this host, for users. What they ask for comes by way of the session.
+
+mod signal;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -10,7 +12,7 @@ use roster_proto::{
     id::{NodeId, TaskId},
     report::{ImageInfo, LogLine},
     time::Timestamp,
-    wire,
+    wire::{self, container_request},
 };
 use tokio::sync::mpsc;
 use tokio_util::{io::StreamReader, sync::CancellationToken};
@@ -73,6 +75,16 @@ impl Services for HostServices {
         tokio::select! {
             result = forward => result,
             () = end, if query.follow => Ok(()),
+        }
+    }
+
+    async fn containers(
+        &self,
+        request: container_request::Request,
+        answers: mpsc::Sender<wire::ContainerAnswer>,
+    ) -> Result<(), Failure> {
+        match request {
+            container_request::Request::Signal(signal) => signal::send(&self.runtime, signal, answers).await,
         }
     }
 

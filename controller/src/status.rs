@@ -30,11 +30,12 @@ impl From<Refusal> for Status {
         let code = match refusal {
             Refusal::Stale { .. } => Code::Aborted,
             Refusal::NoSuchStack(_) | Refusal::NoSuchService(_) | Refusal::NoSuchNode(_) => Code::NotFound,
-            Refusal::NoSuchLabel { .. } => Code::NotFound,
+            Refusal::NoSuchLabel { .. } | Refusal::NoSuchTask(_) => Code::NotFound,
             Refusal::NoSuchController(_) | Refusal::NoSuchToken(_) | Refusal::NoSuchUser(_) => Code::NotFound,
             Refusal::GlobalService(_)
             | Refusal::Singleton(..)
             | Refusal::BeingRemoved(_)
+            | Refusal::Replaced { .. }
             | Refusal::PortTaken { .. }
             | Refusal::NodeBusy { .. }
             | Refusal::NotFenced { .. }

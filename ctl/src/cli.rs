@@ -1,6 +1,7 @@
 //! The grammar of the command line and its help.
 
 mod cluster;
+mod containers;
 mod node;
 
 use std::{path::PathBuf, time::Duration};
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
+pub use self::containers::{Kill, Restart};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
 
@@ -161,6 +163,12 @@ Examples:
   rctl scale web=5
   rctl scale hello/web=5 hello/db=2 --detach")]
     Scale(Scale),
+
+    /// Send a signal to the main process of containers
+    Kill(Kill),
+
+    /// Replace replicas with new ones of the same spec
+    Restart(Restart),
 
     /// Remove stacks or services, with their containers
     #[command(after_help = "\

@@ -41,6 +41,8 @@ pub enum Kind {
     Secret,
     /// The leader passes it on to agents. Done twice, it has the effect of once.
     Agents,
+    /// The leader passes it on to agents, who must not do it twice.
+    Once,
     /// Meant for the controller it reached.
     Own,
 }
@@ -60,21 +62,23 @@ impl Kind {
             ("Cluster", "Promote" | "Demote" | "RemoveController" | "TransferLeadership") => Self::Change,
             ("Cluster", "Configure" | "ReleaseBrake" | "RevokeToken" | "AddUser" | "RemoveUser") => Self::Change,
             ("Cluster", "RotateAuthority") => Self::Change,
+            ("Containers", "Restart") => Self::Change,
             ("Enroll", _) => Self::Change,
             ("Cluster", "CreateToken") => Self::Secret,
             ("Control", "Logs" | "LoadImage" | "PullImage" | "ListImages" | "RemoveImage") => Self::Agents,
+            ("Containers", "Kill") => Self::Once,
             _ => Self::Own,
         }
     }
 
     /// Only the leader can do it.
     pub fn needs_leader(self) -> bool {
-        matches!(self, Self::Change | Self::Secret | Self::Agents)
+        matches!(self, Self::Change | Self::Secret | Self::Agents | Self::Once)
     }
 
     /// Whether it may be sent again although it may have been done: a change, under the same request id.
     pub fn repeats(self) -> bool {
-        !matches!(self, Self::Secret | Self::Own)
+        !matches!(self, Self::Secret | Self::Once | Self::Own)
     }
 }
 

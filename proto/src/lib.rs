@@ -23,7 +23,7 @@ pub mod whole;
 ///
 /// An agent says its own, which is the last of these. One that is newer than its controller is refused: controllers are
 /// upgraded first. Raise it when a message an older agent sends, or ignores, would break a promise.
-pub const AGENT_PROTOCOLS: std::ops::RangeInclusive<u32> = 1..=1;
+pub const AGENT_PROTOCOLS: std::ops::RangeInclusive<u32> = 1..=2;
 
 /// Generated from `proto/`.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all)]

@@ -46,6 +46,8 @@ pub enum StopReason {
     Removed,
     /// Its node is drained, down or gone and another took the slot.
     Moved,
+    /// Somebody wanted it restarted.
+    Restarted,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +180,7 @@ impl fmt::Display for StopReason {
             StopReason::Updated => "a newer spec takes its place",
             StopReason::Removed => "the service was removed",
             StopReason::Moved => "the slot moved to another node",
+            StopReason::Restarted => "it was to be restarted",
         })
     }
 }

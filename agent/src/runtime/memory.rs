@@ -18,7 +18,7 @@ use roster_proto::{
     id::TaskId,
     report::{ImageInfo, LogLine, LogStream},
     spec::{NetworkMode, TaskSpec},
-    wire,
+    wire::{self, container_answer::Answer, container_request},
 };
 use tokio::sync::{mpsc, watch};
 
@@ -300,6 +300,27 @@ impl Services for MemoryServices {
                 return Ok(());
             }
         }
+    }
+
+    async fn containers(
+        &self,
+        request: container_request::Request,
+        answers: mpsc::Sender<wire::ContainerAnswer>,
+    ) -> Result<(), Failure> {
+        match request {
+            container_request::Request::Signal(signal) => {
+                for task in signal.tasks {
+                    let answer = match task.starts_with("absent") {
+                        true => Answer::Refused(format!("there is no {task}")),
+                        false => Answer::Done(wire::container_answer::Done {}),
+                    };
+                    if answers.send(wire::ContainerAnswer { task, answer: Some(answer) }).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn load(&self, mut archive: Archive) -> Result<Vec<ImageInfo>, Failure> {

@@ -1,4 +1,4 @@
-//! What users ask of this node through the controller: logs and images.
+//! What users ask of this node through the controller: logs, images and what is done with containers.
 //!
 //! Each request is answered in an Answer stream of its own, so that a slow reader slows nobody else down. At most
 //! [`REQUESTS`] are answered at a time. A request ends with the session it came with: its asker is gone then.
@@ -16,7 +16,7 @@ use roster_proto::{
     id::TaskId,
     report::{ImageInfo, LogLine},
     task::Desired,
-    wire::{self, answer_part, dispatch_client::DispatchClient, failure, request},
+    wire::{self, answer_part, container_request, dispatch_client::DispatchClient, failure, request},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -59,6 +59,13 @@ pub trait Services: Send + Sync + 'static {
         name: String,
         query: wire::LogQuery,
         lines: mpsc::Sender<Vec<LogLine>>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Sends what there is to say of each container that is asked about; one that cannot does not hold up the others.
+    fn containers(
+        &self,
+        request: container_request::Request,
+        answers: mpsc::Sender<wire::ContainerAnswer>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Stores every image of the archive and returns them.
@@ -107,7 +114,7 @@ impl<S: Services> Requests<S> {
                 let result = match request {
                     _ if full => Err(Failure::Precondition(format!("{REQUESTS} requests are being answered already"))),
                     Some(request) => produce(&*services, uploads, &wanted, &id, request, &answer).await,
-                    None => Err(Failure::Invalid("this agent does not know such a request: update it".to_owned())),
+                    None => Err(unknown_request()),
                 };
                 if let Err(failure) = result {
                     // Nobody is left to tell when this fails.
@@ -156,6 +163,7 @@ async fn produce<S: Services>(
 ) -> Result<(), Failure> {
     let images = match request {
         request::Request::Logs(logs) => return produce_logs(services, wanted, logs, answer).await,
+        request::Request::Container(asked) => return produce_containers(services, asked, answer).await,
         request::Request::ImageLoad(_) => services.load(archive(uploads, id).await?).await?,
         request::Request::ImagePull(pull) => services.pull(&pull.reference).await?,
         request::Request::ImageList(_) => services.images().await?,
@@ -195,6 +203,28 @@ async fn produce_logs<S: Services>(
     };
     let (result, ()) = tokio::join!(services.logs(&task, name, logs.query.unwrap_or_default(), lines), forward);
     result
+}
+
+async fn produce_containers<S: Services>(
+    services: &S,
+    asked: wire::ContainerRequest,
+    answer: &Answer,
+) -> Result<(), Failure> {
+    let request = asked.request.ok_or_else(unknown_request)?;
+    let (answers, mut produced) = mpsc::channel(ANSWER_PARTS);
+    let forward = async {
+        while let Some(said) = produced.recv().await {
+            if answer.send(part(answer_part::Part::Container(said))).await.is_err() {
+                return;
+            }
+        }
+    };
+    let (result, ()) = tokio::join!(services.containers(request, answers), forward);
+    result
+}
+
+fn unknown_request() -> Failure {
+    Failure::Invalid("this agent does not know such a request: update it".to_owned())
 }
 
 /// The bytes the user sends. A stream that breaks off ends with an error, never as if it were complete.

@@ -51,6 +51,24 @@ async fn following_ends_when_it_is_cancelled() {
 }
 
 #[tokio::test]
+async fn each_container_that_is_signalled_has_an_answer_of_its_own() {
+    use wire::{container_answer::Answer, container_request};
+    let (bench, agent) = connected().await;
+    let signal = wire::SignalContainers { tasks: vec!["a".into(), "absent".into(), "b".into()], signal: "USR1".into() };
+    let request = wire::ContainerRequest { request: Some(container_request::Request::Signal(signal)) };
+    let parts = answer(&bench, "r1", Request::Container(request)).await;
+    let told = |part: &Part| match part {
+        Part::Container(answer) => (answer.task.clone(), matches!(answer.answer, Some(Answer::Done(_)))),
+        other => panic!("not of a container: {other:?}"),
+    };
+    let expected = [("a".to_owned(), true), ("absent".to_owned(), false), ("b".to_owned(), true)];
+    assert_eq!(parts.iter().map(told).collect::<Vec<_>>(), expected);
+    let unknown = answer(&bench, "r2", Request::Container(wire::ContainerRequest { request: None })).await;
+    assert_eq!(failure(&unknown), Kind::Invalid);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn images_are_loaded_listed_and_removed() {
     let (bench, agent) = connected().await;
     let loaded = answer(&bench, "r1", Request::ImageLoad(wire::ImageLoad {})).await;

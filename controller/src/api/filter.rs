@@ -16,6 +16,9 @@ use crate::state::ClusterState;
 /// Candidates listed in an error; more are counted.
 const LISTED: usize = 8;
 
+/// Of a stack, a service in it, and a slot that is a node, together.
+const LONGEST_NAME: usize = 256;
+
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     #[error(transparent)]
@@ -62,6 +65,36 @@ impl Selection {
             selection.node = Some(resolve_node(state, name)?);
         }
         Ok(selection)
+    }
+
+    /// What people call a thing: a replica (`web.2`), which no other name looks like, a service, a stack, or a task's id;
+    /// the first that exists, in this order.
+    pub fn named(state: &ClusterState, name: &str) -> Result<Self, FilterError> {
+        let shown = || name.chars().take(LONGEST_NAME).collect();
+        if name.len() > LONGEST_NAME {
+            let hint = format!(": names have up to {LONGEST_NAME} letters");
+            return Err(FilterError::NotFound { what: "service or task", given: shown(), hint });
+        }
+        let text = || Some(name.to_owned());
+        let task = wire::Filter { task: text(), ..Default::default() };
+        let service = wire::Filter { service: text(), ..Default::default() };
+        let stack = wire::Filter { stack: text(), ..Default::default() };
+        let readings = match (name.contains('.'), name.contains('/')) {
+            (true, _) => vec![task],
+            (false, true) => vec![service],
+            (false, false) => vec![service, stack, task],
+        };
+        let mut refusal = None;
+        for reading in &readings {
+            match Self::resolve(state, reading) {
+                Err(error @ (FilterError::NotFound { .. } | FilterError::Invalid(_))) => {
+                    refusal.get_or_insert(error);
+                }
+                resolved => return resolved,
+            }
+        }
+        let hint = "; `rctl services` and `rctl ps` list what there is".to_owned();
+        Err(refusal.unwrap_or(FilterError::NotFound { what: "service or task", given: shown(), hint }))
     }
 
     pub fn has_service(&self, id: &ServiceId) -> bool {

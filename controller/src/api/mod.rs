@@ -4,6 +4,7 @@
 //! the controller, and says so when it cannot go on. Absent: who may call, which is the listener's; and decisions.
 
 pub(crate) mod cluster;
+mod containers;
 pub(crate) mod enroll;
 mod events;
 pub mod filter;

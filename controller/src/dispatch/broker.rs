@@ -1,4 +1,4 @@
-//! Requests to agents on behalf of callers: logs, images.
+//! Requests to agents on behalf of callers: logs, images, containers.
 //!
 //! The request travels in the node's session and names an id; the agent answers in an Answer stream of its own and
 //! fetches what comes with it through Upload. Whoever knows the id may answer, so it is 128 random bits.
@@ -49,6 +49,7 @@ pub enum AskError {
 pub enum Part {
     Lines(Vec<wire::LogLine>),
     Images(Vec<wire::ImageInfo>),
+    Container(wire::ContainerAnswer),
 }
 
 #[derive(Debug)]
@@ -208,17 +209,27 @@ impl Answer {
         }
     }
 
+    /// The next part of what was asked of containers.
+    pub async fn next_container(&mut self) -> Option<Result<wire::ContainerAnswer, AskError>> {
+        Some(match self.next().await? {
+            Ok(Part::Container(answer)) => Ok(answer),
+            Ok(Part::Lines(_) | Part::Images(_)) => Err(self.answered_otherwise("containers")),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn answered_otherwise(&self, asked: &str) -> AskError {
+        let message = format!("the agent answered with something else where {asked} were asked for");
+        AskError::Failed { node: self.node().clone(), kind: wire::failure::Kind::Invalid, message }
+    }
+
     /// The images of the whole answer.
     pub async fn images(mut self) -> Result<Vec<wire::ImageInfo>, AskError> {
         let mut images = Vec::new();
         while let Some(part) = self.next().await {
             match part? {
                 Part::Images(more) => images.extend(more),
-                Part::Lines(_) => {
-                    let message = "the agent answered with log lines where images were asked for".to_owned();
-                    let kind = wire::failure::Kind::Invalid;
-                    return Err(AskError::Failed { node: self.node().clone(), kind, message });
-                }
+                Part::Lines(_) | Part::Container(_) => return Err(self.answered_otherwise("images")),
             }
         }
         // The agent may leave its name out; the session knows it.

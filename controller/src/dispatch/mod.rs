@@ -96,9 +96,10 @@ impl Dispatch for Dispatcher {
                 None => Said::End,
                 Some(Some(wire::answer_part::Part::Lines(lines))) => Said::Part(Part::Lines(lines.lines)),
                 Some(Some(wire::answer_part::Part::Images(images))) => Said::Part(Part::Images(images.images)),
+                Some(Some(wire::answer_part::Part::Container(answer))) => Said::Part(Part::Container(answer)),
                 Some(Some(wire::answer_part::Part::Failure(failure))) => Said::Failure(failure),
                 Some(Some(wire::answer_part::Part::RequestId(_)) | None) => {
-                    return Err(Status::invalid_argument("a part after the first must be lines, images or a failure"));
+                    return Err(Status::invalid_argument("a part after the first must be an answer or a failure"));
                 }
             };
             let last = last || matches!(next, Said::Failure(_));

@@ -14,7 +14,7 @@ use roster_proto::{
     convert::ConvertError,
     id::{NodeId, PeerId, Version},
     node::{NodeDescription, NodeState},
-    task::TaskReport,
+    task::{Desired, StopReason, TaskReport},
     wire,
 };
 use tokio::sync::{mpsc, watch};
@@ -74,20 +74,20 @@ impl SessionTask {
     }
 
     async fn converse(&mut self) -> Result<(), Status> {
-        let (node, description) = self.hello().await?;
+        let (node, description, protocol) = self.hello().await?;
         let command = Command::RegisterNode { node: node.clone(), description };
         self.dispatcher.cluster.change(command).await?;
         self.dispatcher.liveness.heard(&node);
         let by_root_here = self.origin.as_ref().is_some_and(is_root_here);
         let session = self.dispatcher.sessions.open(node, by_root_here, self.outbound.clone());
         tracing::info!(node = %session.node, "an agent's session begins");
-        let end = self.attend(&session).await;
+        let end = self.attend(&session, protocol).await;
         self.dispatcher.sessions.close(&session);
         tracing::info!(node = %session.node, "an agent's session ended");
         end
     }
 
-    async fn hello(&mut self) -> Result<(NodeId, NodeDescription), Status> {
+    async fn hello(&mut self) -> Result<(NodeId, NodeDescription, u32), Status> {
         let first = tokio::time::timeout(FIRST_MESSAGE, self.inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello came"))??;
@@ -101,7 +101,7 @@ impl SessionTask {
             return Err(misfit(&node, &description, hello.protocol));
         }
         tracing::debug!(%node, generation = hello.generation, "hello");
-        Ok((node, description))
+        Ok((node, description, hello.protocol))
     }
 
     /// A node's certificate speaks for that node alone.
@@ -117,7 +117,7 @@ impl SessionTask {
         }
     }
 
-    async fn attend(&mut self, session: &Session) -> Result<(), Status> {
+    async fn attend(&mut self, session: &Session, protocol: u32) -> Result<(), Status> {
         let dispatcher = &self.dispatcher;
         let (batches, proposals) = mpsc::channel(BATCH_QUEUE);
         let (beats, beats_here) = watch::channel(0);
@@ -127,7 +127,7 @@ impl SessionTask {
             end = receive(dispatcher, &session.node, &mut self.inbound, batches, beats) => end,
             end = confirm(dispatcher, session, beats_here) => end,
             end = report(dispatcher, session, proposals) => end,
-            end = assign(dispatcher, session) => end,
+            end = assign(dispatcher, session, protocol) => end,
             () = session.closed().cancelled() => {
                 Err(Status::aborted("a newer session of this node replaced this one: two agents may have its name"))
             }
@@ -225,7 +225,7 @@ async fn report(
 
 /// Sends the node's set, then an increment for every generation it is seen at; and what it must know of the cluster,
 /// again whenever that changes. A slow agent skips generations.
-async fn assign(dispatcher: &Dispatcher, session: &Session) -> Result<(), Status> {
+async fn assign(dispatcher: &Dispatcher, session: &Session, protocol: u32) -> Result<(), Status> {
     let mut states = dispatcher.cluster.watch();
     let mut sent: Option<AssignmentSet> = None;
     let (mut told, mut seen) = (None, None);
@@ -241,7 +241,7 @@ async fn assign(dispatcher: &Dispatcher, session: &Session) -> Result<(), Status
         }
         seen = Some(now);
         if sent.as_ref().is_none_or(|sent| sent.generation != node.generation) {
-            let next = state.assignment_set(&session.node);
+            let next = in_words_of(protocol, state.assignment_set(&session.node));
             let message = match &sent {
                 None => wire::controller_message::Message::Set(next.clone().into()),
                 Some(sent) => wire::controller_message::Message::Diff(sent.diff_to(&next).into()),
@@ -258,6 +258,16 @@ async fn assign(dispatcher: &Dispatcher, session: &Session) -> Result<(), Status
         drop(state);
         states.changed().await.map_err(|_| Status::unavailable("the controller's store stopped: connect again"))?;
     }
+}
+
+/// An agent of protocol 1 knows no restart: to it a task that goes for one is outdated.
+fn in_words_of(protocol: u32, mut set: AssignmentSet) -> AssignmentSet {
+    if protocol < 2 {
+        for assignment in set.tasks.values_mut().filter(|task| task.desired == Desired::Stop(StopReason::Restarted)) {
+            assignment.desired = Desired::Stop(StopReason::Updated);
+        }
+    }
+    set
 }
 
 type Told = (OrdMap<PeerId, Arc<ControllerInfo>>, Arc<Security>);

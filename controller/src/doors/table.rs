@@ -27,6 +27,7 @@ pub(super) fn access(path: &str) -> Access {
     };
     match service {
         "roster.v1.Control" => control(method),
+        "roster.v1.Containers" => containers(method),
         "roster.v1.Cluster" => cluster(method),
         "roster.v1.Dispatch" => AGENTS,
         "roster.v1.Raft" => CONTROLLERS,
@@ -49,6 +50,13 @@ fn control(method: &str) -> Access {
         | "PullImage" | "RemoveImage" => OPERATORS,
         // Its certificate is refused from then on.
         "RemoveNode" => ADMINS,
+        _ => Access::Local,
+    }
+}
+
+fn containers(method: &str) -> Access {
+    match method {
+        "Kill" | "Restart" => OPERATORS,
         _ => Access::Local,
     }
 }

@@ -52,7 +52,7 @@ use crate::{
 /// Raise the last when a message or a command that older controllers do not know, or understand otherwise, would break a
 /// promise. Keep the one before for one release, so that controllers can be upgraded one after the other; until every
 /// controller in the state speaks the new one, propose nothing that only it knows.
-pub const PROTOCOLS: RangeInclusive<u32> = 1..=1;
+pub const PROTOCOLS: RangeInclusive<u32> = 1..=2;
 
 /// This controller, as it introduces itself.
 #[derive(Clone, Debug)]

@@ -57,7 +57,8 @@ pub(super) fn tend(draft: &mut Draft, service: &Arc<Service>, wanted: &Wanted) {
         }
         match order(&draft.state, service, &task) {
             UpdateOrder::StopFirst => {
-                draft.push(Change::StopTask { task: task.id.clone(), reason: StopReason::Updated });
+                let reason = outdated(&draft.state, service, &task);
+                draft.push(Change::StopTask { task: task.id.clone(), reason });
             }
             UpdateOrder::StartFirst => draft.create(Creation {
                 service: Arc::clone(service),
@@ -67,6 +68,13 @@ pub(super) fn tend(draft: &mut Draft, service: &Arc<Service>, wanted: &Wanted) {
             }),
         }
     }
+}
+
+/// Why a task of another spec version goes: for a newer spec, or to begin anew with the same.
+pub(super) fn outdated(state: &ClusterState, service: &Service, task: &Task) -> StopReason {
+    let same = state.task_spec(task).is_some_and(|spec| **spec == service.spec.task)
+        && state.task_ports(task) == service.ports.as_slice();
+    if same { StopReason::Restarted } else { StopReason::Updated }
 }
 
 /// How this task is replaced. No singleton ever has another beside it.

@@ -108,7 +108,7 @@ fn hand_over_failed(draft: &Draft, service: &Service, task: &Task) -> bool {
 /// A start-first rollout, or a move off a drained node: the older task goes when the newest has proved itself.
 fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], newest: &Arc<Task>) -> bool {
     if newest.spec_version != service.spec_version {
-        stop(draft, newest, StopReason::Updated);
+        stop(draft, newest, rollout::outdated(&draft.state, service, newest));
         // The older one stands for the slot alone again.
         return true;
     }
@@ -129,8 +129,11 @@ fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], ne
     match rollout::proven(draft, service, newest) {
         Ok(()) => {
             for task in older {
-                let outdated = task.spec_version != service.spec_version;
-                stop(draft, task, if outdated { StopReason::Updated } else { StopReason::Moved });
+                let reason = match task.spec_version == service.spec_version {
+                    true => StopReason::Moved,
+                    false => rollout::outdated(&draft.state, service, task),
+                };
+                stop(draft, task, reason);
             }
         }
         Err(Some(moment)) => draft.wake_at(moment),
@@ -142,7 +145,7 @@ fn hand_over(draft: &mut Draft, service: &Arc<Service>, older: &[&Arc<Task>], ne
 /// A task that has no node yet.
 fn wait(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
     if task.spec_version != service.spec_version {
-        stop(draft, task, StopReason::Updated);
+        stop(draft, task, rollout::outdated(&draft.state, service, task));
         return true;
     }
     match task.not_before.filter(|moment| *moment > draft.now) {

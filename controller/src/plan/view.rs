@@ -5,7 +5,7 @@ use std::sync::Arc;
 use roster_proto::{
     id::{ServiceId, Slot},
     report::ServiceView,
-    task::{Task, TaskState},
+    task::{Desired, Task, TaskState},
     time::Timestamp,
 };
 
@@ -56,7 +56,9 @@ fn count_slot(state: &ClusterState, service: &Service, slot: &Slot, view: &mut S
     view.updated += u32::from(updated);
     view.finished += u32::from(finished);
     let done = finished && task.status.state == TaskState::Complete;
-    view.converged &= alone && updated && (up || done);
+    // What is to stop in a slot that is wanted has a successor to come.
+    let stays = task.desired == Desired::Run;
+    view.converged &= alone && updated && stays && (up || done);
 }
 
 /// The slot stays as its task ended.
@@ -64,7 +66,7 @@ fn is_finished(service: &Service, task: &Task) -> bool {
     let state = task.status.state;
     let gave_up = matches!(task.status.cause, Some(roster_proto::cause::Cause::GaveUp { .. }));
     let by_itself = matches!(state, TaskState::Complete | TaskState::Failed | TaskState::Rejected);
-    gave_up || (by_itself && restart::finished(&service.spec.restart, state))
+    task.desired == Desired::Run && (gave_up || (by_itself && restart::finished(&service.spec.restart, state)))
 }
 
 /// The task that stands for each slot of the service, in order of the slots.

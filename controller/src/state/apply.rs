@@ -7,6 +7,7 @@ mod brake;
 mod change;
 mod controllers;
 mod node;
+mod restart;
 mod security;
 mod stack;
 
@@ -113,6 +114,7 @@ impl ClusterState {
             | Command::RemoveStack { .. }
             | Command::RemoveService { .. }
             | Command::Scale { .. }
+            | Command::Restart { .. }
             | Command::RegisterNode { .. }
             | Command::SetNodesDown { .. }
             | Command::SettleNode { .. }
@@ -149,6 +151,7 @@ impl<'a> Edit<'a> {
             Command::RemoveStack { stack } => self.remove_stack(stack),
             Command::RemoveService { service } => self.remove_service(service),
             Command::Scale { replicas } => self.scale(replicas),
+            Command::Restart { services, tasks } => self.restart(services, tasks),
             Command::RegisterNode { node, description } => self.register_node(node, description),
             Command::SetNodesDown { nodes } => {
                 self.set_nodes_down(nodes);

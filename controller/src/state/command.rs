@@ -1,6 +1,6 @@
 //! What the log holds. Moments, ids and randomness are part of a command: minted before it is proposed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roster_proto::{
     cause::Cause,
@@ -48,6 +48,11 @@ pub enum Command {
     /// All or none.
     Scale {
         replicas: BTreeMap<ServiceId, u32>,
+    },
+    /// Replaces every task of the services, as an update does, and these single tasks at once. All or none.
+    Restart {
+        services: BTreeSet<ServiceId>,
+        tasks: BTreeSet<TaskId>,
     },
     /// A node that is Down, or new, is not Ready by that: it must settle first.
     RegisterNode {
@@ -239,6 +244,10 @@ pub enum Refusal {
     NoSuchStack(StackName),
     #[error("there is no service {0}: `rctl services` lists what there is")]
     NoSuchService(ServiceId),
+    #[error("there is no task {0}: `rctl ps` lists what there is")]
+    NoSuchTask(TaskId),
+    #[error("task {task} has ended and another one has its place: name the replica, {name}, to restart that one")]
+    Replaced { task: TaskId, name: String },
     #[error("there is no node {0}: `rctl node ls` lists what there is")]
     NoSuchNode(NodeId),
     #[error("there is no controller {0}: `rctl cluster status` lists what there is")]

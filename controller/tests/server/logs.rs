@@ -134,7 +134,10 @@ async fn following_goes_on_when_the_agent_is_back() {
     let mut agent = Agent::join(&controller, "vm1").await;
     let again = agent.next_request().await;
     let Some(Request::Logs(asked)) = &again.request else { panic!("not a request for logs: {again:?}") };
-    assert_eq!(asked.query.expect("a query"), wire::LogQuery { since: Some(5_000), follow: true, ..Default::default() });
+    assert_eq!(
+        asked.query.expect("a query"),
+        wire::LogQuery { since: Some(5_000), follow: true, ..Default::default() }
+    );
     // From the same microsecond on: what was sent before is not sent twice.
     agent.answer(&again, vec![lines(&[5_000_001, 5_000_002])]).await.expect("answered");
     assert_eq!(line(&mut stream).await.1, 5_000_002);

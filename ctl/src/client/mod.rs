@@ -13,7 +13,10 @@ mod tests;
 use roster_proto::{
     replay::Again,
     whole,
-    wire::{self, cluster_client::ClusterClient, control_client::ControlClient, local_client::LocalClient},
+    wire::{
+        self, cluster_client::ClusterClient, containers_client::ContainersClient, control_client::ControlClient,
+        local_client::LocalClient,
+    },
 };
 
 pub use self::{
@@ -38,6 +41,15 @@ pub async fn control(wishes: &Wishes) -> Result<Client, Error> {
 
 pub fn control_over(transport: Transport) -> Client {
     ControlClient::new(transport).max_decoding_message_size(MAX_ANSWER)
+}
+
+pub type Containers = ContainersClient<Transport>;
+
+/// Both over one connection.
+pub async fn containers(wishes: &Wishes) -> Result<(Containers, Client), Error> {
+    let transport = wishes.target()?.connect().await?;
+    let containers = ContainersClient::new(transport.clone()).max_decoding_message_size(MAX_ANSWER);
+    Ok((containers, control_over(transport)))
 }
 
 pub async fn cluster(wishes: &Wishes) -> Result<ClusterClient<Transport>, Error> {

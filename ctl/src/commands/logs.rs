@@ -23,12 +23,8 @@ use crate::{
 pub(super) async fn run(args: Logs, client: &mut Client) -> Result<Ending, Error> {
     let now = now();
     let micros = |moment: Option<Moment>| moment.map(|moment| micros(moment, now));
-    let query = wire::LogQuery {
-        since: micros(args.since),
-        until: micros(args.until),
-        tail: args.tail,
-        follow: args.follow,
-    };
+    let query =
+        wire::LogQuery { since: micros(args.since), until: micros(args.until), tail: args.tail, follow: args.follow };
     if query.since.zip(query.until).is_some_and(|(since, until)| since > until) {
         return Err(Error::Usage("--until is before --since: there can be no line between them".to_owned()));
     }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod cluster;
+mod containers;
 mod context;
 mod converge;
 mod events;
@@ -46,6 +47,8 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Inspect(args) => inspect::run(args, &mut connect().await?).await,
         Command::Logs(args) => logs::run(args, &mut connect().await?).await,
         Command::Scale(args) => scale::run(args, &mut connect().await?).await,
+        Command::Kill(args) => containers::kill(args, &wishes).await,
+        Command::Restart(args) => containers::restart(args, &wishes).await,
         Command::Rm(args) => remove::run(args, &mut connect().await?).await,
         Command::Events(args) => events::run(args, &mut connect().await?).await,
         Command::Image(args) => image::run(args, &mut connect().await?).await,

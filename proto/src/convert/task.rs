@@ -10,6 +10,7 @@ use crate::{
 
 twin_enum!(wire::StopReason, StopReason, "reason", {
     ScaledDown <=> ScaledDown, Updated <=> Updated, Removed <=> Removed, Moved <=> Moved,
+    Restarted <=> Restarted,
 });
 twin_enum!(wire::TaskState, TaskState, "state", {
     New <=> New, Pending <=> Pending, Assigned <=> Assigned, Preparing <=> Preparing, Starting <=> Starting,

@@ -297,15 +297,25 @@ impl Containers {
     pub fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
         let bundle = self.bundle(task);
         let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
-        let Some(running) = bundle.running().map_err(unreadable)? else { return Err(unknown(task)) };
-        let config = fs::read(bundle.config()).map_err(unreadable)?;
+        let config = fs::read(bundle.config()).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => unknown(task),
+            _ => unreadable(error),
+        })?;
         let spec = serde_json::from_slice(&config).map_err(|error| unreadable(error.into()))?;
-        let signal = stop_signal(&spec)?;
+        self.signal(task, stop_signal(&spec)?).map(drop)
+    }
+
+    /// To its first process; false: it has ended.
+    pub fn signal(&self, task: &TaskId, signal: i32) -> Result<bool, RuntimeError> {
+        let bundle = self.bundle(task);
+        let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
+        let Some(running) = bundle.running().map_err(unreadable)? else { return Err(unknown(task)) };
         let step = || format!("send signal {signal} to the container");
-        let Some(init) = running.init.pidfd().map_err(|error| failed(step(), error))? else { return Ok(()) };
+        let Some(init) = running.init.pidfd().map_err(|error| failed(step(), error))? else { return Ok(false) };
         match sys::pidfd_send_signal(init, signal) {
-            Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => Err(failed(step(), error)),
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(false),
+            Err(error) => Err(failed(step(), error)),
         }
     }
 

@@ -82,6 +82,12 @@ impl LinuxRuntime {
         LogSource { dir: self.containers.log_dir(task), task: task.clone(), name }
     }
 
+    /// False: the container has ended.
+    pub async fn signal(&self, task: &TaskId, signal: i32) -> Result<bool, RuntimeError> {
+        let (containers, task) = (self.containers.clone(), task.clone());
+        containers::blocking(move || containers.signal(&task, signal)).await
+    }
+
     async fn image(&self, spec: &TaskSpec) -> Result<Image, RuntimeError> {
         self.images.ensure(&spec.image).await.map_err(|error| no_image(&spec.image, &error))
     }

@@ -45,6 +45,12 @@ enum Act {
     Remove {
         service: usize,
     },
+    Restart {
+        service: usize,
+    },
+    RestartTask {
+        task: usize,
+    },
     Node {
         node: usize,
         up: bool,
@@ -89,6 +95,8 @@ fn act() -> impl Strategy<Value = Act> {
         }),
         1 => (0..5_usize, 0..6_u32).prop_map(|(service, replicas)| Act::Scale { service, replicas }),
         1 => (0..5_usize).prop_map(|service| Act::Remove { service }),
+        1 => (0..5_usize).prop_map(|service| Act::Restart { service }),
+        1 => (0..20_usize).prop_map(|task| Act::RestartTask { task }),
         2 => (0..3_usize, any::<bool>()).prop_map(|(node, up)| Act::Node { node, up }),
         1 => (0..3_usize, 0..3_u8).prop_map(|(node, availability)| Act::Availability { node, availability }),
         1 => (0..3_usize).prop_map(|node| Act::Fence { node }),
@@ -134,6 +142,17 @@ fn perform(world: &mut World, act: &Act) {
         }
         Act::Remove { service } => {
             world.apply(Command::RemoveService { service: service_id(SERVICES[service]) });
+        }
+        Act::Restart { service } => {
+            let services = BTreeSet::from([service_id(SERVICES[service])]);
+            world.apply(Command::Restart { services, tasks: BTreeSet::new() });
+        }
+        Act::RestartTask { task } => {
+            let ids: Vec<TaskId> = world.state.tasks.keys().cloned().collect();
+            if let Some(id) = ids.get(task % ids.len().max(1)) {
+                let tasks = BTreeSet::from([id.clone()]);
+                world.apply(Command::Restart { services: BTreeSet::new(), tasks });
+            }
         }
         Act::Node { node, up: true } => {
             world.register(NODES[node], Capacity { nano_cpus: 1_000_000_000, memory: 1 << 30 });

@@ -6,7 +6,7 @@
 //! pause NAME | drain NAME | activate NAME | fence NAME | rm NAME [force] | release-brake
 //! apply SERVICE [KEY=VALUE]...          puts the stack with this service changed (see `spec_of`)
 //! prune SERVICE...                      puts the stack with only these services, and --prune
-//! remove SERVICE | scale SERVICE=N
+//! remove SERVICE | scale SERVICE=N | restart SERVICE-or-SLOT...    (a slot: its newest task)
 //! plan                                  plans once and applies the plan
 //! run                                   plans and lets the agents obey until nothing moves
 //! obey                                  lets the agents obey, without a plan
@@ -83,6 +83,7 @@ impl Stage {
                 self.command(Command::RemoveService { service: service_id(name) });
             }
             ("scale", [pair]) => self.scale(pair),
+            ("restart", names) => self.restart(names),
             ("plan", []) => self.plan(),
             ("run", []) => self.run(),
             ("obey", []) => {
@@ -152,6 +153,13 @@ impl Stage {
         let replicas = BTreeMap::from([(service_id(name), count.parse().expect("a number"))]);
         let outcome = self.world.apply(Command::Scale { replicas });
         self.tell(outcome);
+    }
+
+    fn restart(&mut self, names: &[&str]) {
+        let (slots, services): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains('.'));
+        let tasks = slots.iter().map(|slot| self.current(slot).id.clone()).collect();
+        let services = services.iter().map(|name| service_id(name)).collect();
+        self.command(Command::Restart { services, tasks });
     }
 
     fn plan(&mut self) {

@@ -50,6 +50,13 @@ scenarios! {
     restart_backoff
     restart_backoff_is_capped
     restart_delay_zero
+    restart_of_what_ended
+    restart_on_a_lost_node
+    restart_one
+    restart_rolls
+    restart_singleton
+    restart_start_first
+    restart_then_update
     rollout_all_at_once
     rollout_fixes_a_bad_one
     rollout_held_by_failures

@@ -108,7 +108,7 @@ impl Edit<'_> {
         self.put_task(next);
     }
 
-    fn stop_task(&mut self, id: &TaskId, reason: &StopReason) {
+    pub(super) fn stop_task(&mut self, id: &TaskId, reason: &StopReason) {
         let Some(task) = self.state.tasks.get(id) else { return };
         if task.status.state.is_terminal() || task.desired != Desired::Run {
             return;

@@ -182,7 +182,8 @@ impl Reader {
     fn open(source: LogSource, query: LogQuery) -> io::Result<Self> {
         let mut files = open_files(&source)?;
         let since = query.since.map_or(0, |since| since.0.saturating_mul(1000));
-        let until = query.until.map_or(u64::MAX, |until| until.0.saturating_mul(1000));
+        // To the end of the microsecond that was named.
+        let until = query.until.map_or(u64::MAX, |until| until.0.saturating_mul(1000).saturating_add(999));
         if let Some(tail) = query.tail {
             keep_last(&mut files, tail, until)?;
         }

@@ -64,10 +64,14 @@ async fn until_ends_the_log_and_tail_counts_back_from_there() {
     write(dir.path(), 1, 4..=6);
     write(dir.path(), 0, 7..=8);
     let until = |at| LogQuery { until: Some(Timestamp(at)), ..LogQuery::default() };
-    for (at, expected) in [(0, &[][..]), (1, &[1]), (3, &[1, 2, 3]), (5, &[1, 2, 3, 4, 5]), (9, &[1, 2, 3, 4, 5, 6, 7, 8])] {
+    for (at, expected) in
+        [(0, &[][..]), (1, &[1]), (3, &[1, 2, 3]), (5, &[1, 2, 3, 4, 5]), (9, &[1, 2, 3, 4, 5, 6, 7, 8])]
+    {
         assert_eq!(all(dir.path(), until(at)).await, expected, "until {at}");
     }
-    for (at, tail, expected) in [(5, 2, &[4, 5][..]), (3, 2, &[2, 3]), (4, 3, &[2, 3, 4]), (0, 5, &[]), (99, 1, &[8]), (6, 0, &[])] {
+    for (at, tail, expected) in
+        [(5, 2, &[4, 5][..]), (3, 2, &[2, 3]), (4, 3, &[2, 3, 4]), (0, 5, &[]), (99, 1, &[8]), (6, 0, &[])]
+    {
         let query = LogQuery { tail: Some(tail), ..until(at) };
         assert_eq!(all(dir.path(), query).await, expected, "until {at}, tail {tail}");
     }

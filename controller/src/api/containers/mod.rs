@@ -1,0 +1,43 @@
+//! What people do with containers that run. What must last is proposed; what is of the moment is asked of the agents.
+
+mod kill;
+mod restart;
+mod targets;
+
+use roster_proto::wire::{self, containers_server::Containers};
+use tonic::{Request, Response, Status};
+
+use super::{Api, Reply, change};
+use crate::{forward::request_id, state::ClusterState};
+
+/// The controllers' protocol of which these commands of the log are.
+const PROTOCOL: u32 = 2;
+
+#[tonic::async_trait]
+impl Containers for Api {
+    async fn kill(&self, request: Request<wire::KillRequest>) -> Reply<wire::KillResponse> {
+        let wire::KillRequest { targets, signal } = request.into_inner();
+        let tasks = targets::running(&self.cluster.read(), &targets)?;
+        Ok(Response::new(kill::kill(&self.broker, &tasks, signal).await?))
+    }
+
+    async fn restart(&self, request: Request<wire::RestartRequest>) -> Reply<wire::RestartResponse> {
+        let id = request_id(&request)?;
+        let state = self.cluster.read();
+        all_know(&state)?;
+        let (command, services) = restart::command(&state, &request.into_inner().targets)?;
+        let changed = change(&self.cluster, id, command).await?;
+        Ok(Response::new(wire::RestartResponse { version: changed.version.0, services }))
+    }
+}
+
+/// A controller that does not know a command could not go on when it finds it in the log.
+fn all_know(state: &ClusterState) -> Result<(), Status> {
+    match state.controllers.values().find(|controller| controller.protocol < PROTOCOL) {
+        None => Ok(()),
+        Some(old) => Err(Status::failed_precondition(format!(
+            "controller {} runs release {}, which cannot do this yet: upgrade it, and all others like it, first",
+            old.name, old.release
+        ))),
+    }
+}

@@ -1,0 +1,43 @@
+//! The grammar of what is done with containers that run.
+
+use clap::Args;
+
+use super::Waiting;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+TARGET is a service or a whole stack (all replicas that run), a replica (web.2), or a task's id. Whether a container \
+that ends by the signal is replaced, and when, is its restart policy's to say; `rctl ps` shows it. To replace it in any \
+case there is `rctl restart`, to end it for good `rctl scale` and `rctl rm`.
+
+Examples:
+  rctl kill web.2                 SIGKILL
+  rctl kill -s HUP web            every replica reads its configuration again")]
+pub struct Kill {
+    /// Which one: SIGHUP, HUP, 1 or RTMIN+3
+    #[arg(short, long, value_name = "SIGNAL", default_value = "SIGKILL")]
+    pub signal: String,
+    /// Services, stacks, replicas, or tasks' ids or their beginnings
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+TARGET is a service or a whole stack, whose replicas are replaced as an update replaces them: by `update_config`'s \
+parallelism, order and delay, each next batch when the last is up. Or a replica (web.2) or a task's id: that one alone \
+is stopped, and replaced at once. Also what has ended, or waits for its next try, begins anew.
+
+Waits until the new ones are up; Ctrl-C stops the waiting only.
+
+Examples:
+  rctl restart web
+  rctl restart web.2
+  rctl restart hello --detach")]
+pub struct Restart {
+    /// Services, stacks, replicas, or tasks' ids or their beginnings
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}

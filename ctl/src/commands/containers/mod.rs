@@ -1,0 +1,46 @@
+//! What is done with containers that run.
+
+use std::collections::BTreeSet;
+
+use roster_proto::{
+    id::{ServiceId, Version},
+    wire,
+};
+
+use super::{converge, write_out};
+use crate::{
+    cli::{Kill, Restart},
+    client::{self, Wishes},
+    error::{Ending, Error},
+    render::table::clean,
+};
+
+/// Tells who was sent the signal, then who was not.
+pub(super) async fn kill(args: Kill, wishes: &Wishes) -> Result<Ending, Error> {
+    let (mut containers, _) = client::containers(wishes).await?;
+    let request = wire::KillRequest { targets: args.targets, signal: args.signal };
+    let answer = containers.kill(request).await?.into_inner();
+    for task in answer.tasks {
+        write_out(&format!("{} ({})\n", task.name, task.task))?;
+    }
+    match answer.failures[..] {
+        [] => Ok(Ending::Done),
+        ref failures => Err(Error::Refused(clean(&failures.join("\n")))),
+    }
+}
+
+pub(super) async fn restart(args: Restart, wishes: &Wishes) -> Result<Ending, Error> {
+    let (mut containers, mut control) = client::containers(wishes).await?;
+    let answer = containers.restart(wire::RestartRequest { targets: args.targets }).await?.into_inner();
+    let version = Version(answer.version);
+    if args.waiting.detach {
+        converge::say_detached(version);
+        return Ok(Ending::Done);
+    }
+    let service = |name: &String| {
+        name.parse::<ServiceId>().map_err(|error| Error::Refused(format!("the controller's answer: {error}")))
+    };
+    let services = answer.services.iter().map(service).collect::<Result<_, _>>()?;
+    let goal = converge::Goal { version, services, gone: BTreeSet::new() };
+    converge::wait(&mut control, goal, args.waiting, false).await
+}
