@@ -56,6 +56,12 @@ pub struct TaskSpec {
     pub read_only: bool,
     /// Run a small init as process 1 that reaps zombies and passes signals on.
     pub init: bool,
+    /// A terminal as standard input and output.
+    #[serde(default)]
+    pub tty: bool,
+    /// Standard input stays open and can be written to from outside; else it is empty.
+    #[serde(default)]
+    pub stdin_open: bool,
     /// A name (`SIGTERM`, `TERM`) or number; `None`: the image's, else SIGTERM.
     pub stop_signal: Option<String>,
     pub stop_grace_period: Duration,
@@ -234,6 +240,8 @@ impl TaskSpec {
             mounts: Vec::new(),
             read_only: false,
             init: false,
+            tty: false,
+            stdin_open: false,
             stop_signal: None,
             stop_grace_period: STOP_GRACE_PERIOD,
             healthcheck: None,

@@ -7,7 +7,7 @@
 //! A process 1 cannot end by a signal that it sends itself, so the way the program ended goes to the maker by a pipe.
 //! Its own exit code is a shell's for the same.
 
-use std::{convert::Infallible, os::fd::OwnedFd};
+use std::{convert::Infallible, io::IsTerminal, os::fd::OwnedFd};
 
 use nix::{
     errno::Errno,
@@ -16,7 +16,7 @@ use nix::{
         signal::{SigSet, SigmaskHow, sigprocmask},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, getpgrp, setpgid, tcsetpgrp},
 };
 
 use crate::{
@@ -45,6 +45,7 @@ pub(crate) fn run(program: &Program, maker: &Channel, ended: Option<&OwnedFd>) -
     // SAFETY: this process is a copy of one thread.
     match unsafe { sys::fork_into(0, None) }.step(|| "fork the program from its init".to_owned())? {
         sys::Forked::Child => {
+            lead_the_terminal()?;
             signal::reset().step(|| "reset signals".to_owned())?;
             program.exec(maker)
         }
@@ -64,6 +65,19 @@ pub(crate) fn run(program: &Program, maker: &Channel, ended: Option<&OwnedFd>) -
             std::process::exit(how.shell_code())
         }
     }
+}
+
+/// Puts the program alone in the foreground of its terminal, so that what is typed there to interrupt it does not come
+/// to it a second time through the init. All signals must be blocked.
+fn lead_the_terminal() -> Result<(), StartError> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Ok(());
+    }
+    let step = || "lead the terminal".to_owned();
+    let own = Pid::from_raw(0);
+    setpgid(own, own).step(step)?;
+    tcsetpgrp(stdin, getpgrp()).step(step)
 }
 
 /// Returns once the program has ended.

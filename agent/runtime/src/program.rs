@@ -4,11 +4,19 @@
 use std::{
     convert::Infallible,
     ffi::CString,
-    os::{fd::RawFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{BorrowedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
-use nix::{errno::Errno, libc};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::stat::{SFlag, fstat},
+    unistd::{Uid, fchown},
+};
 use oci_spec::runtime::{LinuxPersonality, Process};
 
 use crate::{
@@ -89,6 +97,7 @@ impl Program {
         if let Some(filter) = self.confinement.seccomp.as_ref().filter(|_| !self.is_confined_late()) {
             filter.load()?;
         }
+        self.own_streams()?;
         for left_out in privileges::take_on(&self.ids, &self.process)? {
             maker.say(&Word::Warning(left_out.to_string())).step(|| "tell the container's maker".to_owned())?;
         }
@@ -99,6 +108,30 @@ impl Program {
         if self.confinement.dies_with_parent {
             sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
                 .step(|| "ask to die with the parent".to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// A program that is not root must be able to open `/dev/stdout` again: the pipes and the terminal are made for it
+    /// alone. What else a stream may be, a file or a device of the caller's, stays as it is.
+    fn own_streams(&self) -> Result<(), StartError> {
+        let has_terminal = self.process.terminal() == Some(true);
+        for stream in
+            [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO].iter().filter(|_| self.ids.uid != 0)
+        {
+            // SAFETY: the standard streams are open for as long as the process lives.
+            let stream = unsafe { BorrowedFd::borrow_raw(*stream) };
+            let step = || "give the standard streams away".to_owned();
+            let is_pipe =
+                SFlag::from_bits_truncate(fstat(stream).step(step)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO;
+            if !is_pipe && !has_terminal {
+                continue;
+            }
+            match fchown(stream, Some(Uid::from_raw(self.ids.uid)), None) {
+                // Somebody's whom the user namespace does not know: it stays theirs.
+                Ok(()) | Err(Errno::EPERM | Errno::EINVAL) => {}
+                Err(error) => return Err(error).step(step),
+            }
         }
         Ok(())
     }

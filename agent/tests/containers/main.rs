@@ -9,3 +9,4 @@ mod inside;
 mod leases;
 mod leftovers;
 mod limits;
+mod terminals;

@@ -81,6 +81,8 @@ fn put_task(fields: &mut Fields, task: &TaskSpec) {
     put("network_mode", network);
     put("read_only", task.read_only.then(|| "true".to_owned()));
     put("init", task.init.then(|| "true".to_owned()));
+    put("tty", task.tty.then(|| "true".to_owned()));
+    put("stdin_open", task.stdin_open.then(|| "true".to_owned()));
     put("stop_signal", task.stop_signal.clone());
     put("stop_grace_period", Some(duration(task.stop_grace_period)));
     put("ports", (!task.ports.is_empty()).then(|| list(&task.ports, port)));

@@ -49,6 +49,8 @@ pub fn compose(spec: &ServiceSpec) -> Value {
         .put("volumes", task.mounts.iter().map(mount).collect::<Vec<_>>())
         .put("read_only", task.read_only)
         .put("init", task.init)
+        .put("tty", task.tty)
+        .put("stdin_open", task.stdin_open)
         .put("stop_signal", json!(task.stop_signal))
         .put("stop_grace_period", duration(task.stop_grace_period))
         .put("healthcheck", task.healthcheck.as_ref().map_or(Value::Null, healthcheck))

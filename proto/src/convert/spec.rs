@@ -103,6 +103,8 @@ impl From<TaskSpec> for wire::TaskSpec {
             healthcheck: spec.healthcheck.map(Into::into),
             resources: Some(spec.resources.into()),
             singleton: spec.singleton,
+            tty: spec.tty,
+            stdin_open: spec.stdin_open,
         }
     }
 }
@@ -129,6 +131,8 @@ impl TryFrom<wire::TaskSpec> for TaskSpec {
             healthcheck: optional("healthcheck", spec.healthcheck)?,
             resources: spec.resources.unwrap_or_default().into(),
             singleton: spec.singleton,
+            tty: spec.tty,
+            stdin_open: spec.stdin_open,
         })
     }
 }

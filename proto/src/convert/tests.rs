@@ -62,6 +62,8 @@ fn full_spec() -> ServiceSpec {
             ],
             read_only: true,
             init: true,
+            tty: true,
+            stdin_open: true,
             stop_signal: Some("SIGQUIT".into()),
             healthcheck: Some(Healthcheck {
                 test: HealthTest::Shell("true".into()),

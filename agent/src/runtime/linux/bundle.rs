@@ -150,7 +150,7 @@ fn build(contents: &Contents<'_>) -> Result<Spec, BundleError> {
     let capabilities: HashSet<Capability> = CAPABILITIES.into_iter().collect();
     let allowed = capabilities.clone();
     let process = ProcessBuilder::default()
-        .terminal(false)
+        .terminal(task.tty)
         .user(oci_user.build()?)
         .args(args)
         .env(environment(contents))
@@ -247,6 +247,9 @@ fn environment(contents: &Contents<'_>) -> Vec<String> {
     let mut set = |key: &str, value: String| variables.insert(key.to_owned(), value);
     set("PATH", DEFAULT_PATH.to_owned());
     set("HOSTNAME", hostname(assignment));
+    if assignment.spec.tty {
+        set("TERM", "xterm".to_owned());
+    }
     for variable in contents.image.config().as_ref().and_then(|config| config.env().as_ref()).into_iter().flatten() {
         let (key, value) = variable.split_once('=').unwrap_or((variable, ""));
         set(key, value.to_owned());

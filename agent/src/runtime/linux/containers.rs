@@ -273,7 +273,8 @@ impl Containers {
             }),
             false => None,
         };
-        let call = Call::Run { bundle: bundle.0, logs: self.log_dir(task), cgroup: cgroup.0, address, lease };
+        let (logs, stdin) = (self.log_dir(task), assignment.spec.stdin_open);
+        let call = Call::Run { bundle: bundle.0, logs, cgroup: cgroup.0, address, stdin, lease };
         self.shim.run(&call).map(Started::from)
     }
 

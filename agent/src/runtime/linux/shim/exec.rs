@@ -31,6 +31,7 @@ pub(super) fn exec(
     let container = running.init.pidfd().step(|| "open the container's first process".to_owned())?.ok_or_else(gone)?;
     let mut spec = bundle.spec()?;
     if let Some(process) = spec.process_mut() {
+        process.set_terminal(Some(false));
         process.set_args(Some(command.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()));
     }
 

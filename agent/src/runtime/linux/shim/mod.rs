@@ -13,7 +13,7 @@
 //! neither the bundle nor a parser in its memory. The container dies with its shim: its process 1 asks the kernel for
 //! SIGKILL at its parent's death.
 //!
-//! Runs as root with one thread, without an async runtime. Deliberately absent: terminals, attaching, restarting.
+//! Runs as root with one thread, without an async runtime. Deliberately absent: attaching, restarting.
 
 mod exec;
 pub(crate) mod lease;
@@ -45,6 +45,8 @@ pub(crate) enum Call {
         logs: PathBuf,
         cgroup: Vec<PathBuf>,
         address: Option<Ipv4Addr>,
+        /// Keep standard input open.
+        stdin: bool,
         /// Of a singleton.
         lease: Option<lease::Terms>,
     },
@@ -61,11 +63,14 @@ impl Call {
         let mut args: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
         match self {
-            Call::Run { bundle, logs, cgroup, address, lease } => {
+            Call::Run { bundle, logs, cgroup, address, stdin, lease } => {
                 option("run", bundle.into());
                 option("--logs", logs.into());
                 cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
                 address.iter().for_each(|address| option("--address", address.to_string().into()));
+                if *stdin {
+                    option("--stdin", "open".into());
+                }
                 if let Some(lease::Terms { file, signal, grace }) = lease {
                     option("--lease", file.0.clone().into());
                     option("--stop-signal", signal.to_string().into());
@@ -88,7 +93,7 @@ impl Call {
         let verb = args.next()?;
         let bundle = PathBuf::from(args.next()?);
         let (mut logs, mut address, mut timeout, mut cgroup) = (None, None, None, Vec::new());
-        let (mut lease, mut signal, mut grace) = (None, None, None);
+        let (mut lease, mut signal, mut grace, mut stdin) = (None, None, None, false);
         while let Some(option) = args.next() {
             if option == "--" {
                 break;
@@ -98,6 +103,7 @@ impl Call {
                 "--logs" => logs = Some(PathBuf::from(value)),
                 "--cgroup" => cgroup.push(PathBuf::from(value)),
                 "--address" => address = Some(value.to_str()?.parse().ok()?),
+                "--stdin" => stdin = value == "open",
                 "--timeout-ms" => timeout = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
                 "--lease" => lease = Some(LeaseFile(value.into())),
                 "--stop-signal" => signal = Some(value.to_str()?.parse().ok()?),
@@ -111,7 +117,7 @@ impl Call {
                     Some(file) => Some(lease::Terms { file, signal: signal?, grace: grace? }),
                     None => None,
                 };
-                Some(Call::Run { bundle, logs: logs?, cgroup, address, lease })
+                Some(Call::Run { bundle, logs: logs?, cgroup, address, stdin, lease })
             }
             "exec" => Some(Call::Exec { bundle, cgroup, timeout: timeout?, command: args.collect() }),
             _ => None,
@@ -126,8 +132,8 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match call {
-        Call::Run { bundle, logs, cgroup, address, lease } => {
-            run::run(&BundleDir(bundle), &logs, &CgroupDirs(cgroup), address, lease).inspect_err(|error| {
+        Call::Run { bundle, logs, cgroup, address, stdin, lease } => {
+            run::run(&BundleDir(bundle), &logs, &CgroupDirs(cgroup), address, stdin, lease).inspect_err(|error| {
                 report(&StartReport::Failed(error.clone()));
             })
         }
@@ -166,6 +172,7 @@ mod tests {
                 logs: "/log/t".into(),
                 cgroup: vec!["/c/1".into(), "/c/2".into()],
                 address: Some(Ipv4Addr::new(10, 0, 0, 2)),
+                stdin: lease.is_some(),
                 lease,
             };
             assert_eq!(Call::parse(run.to_args()), Some(run));

@@ -15,7 +15,7 @@ use nix::{
 use roster_proto::report::LogStream;
 use roster_runtime::{
     cgroup::CgroupDirs,
-    channel::{Channel, await_exec},
+    channel::{Channel, Word, killed},
     container::{self, Birth, Stdio},
     error::{StartError, Step},
     identity::Identity,
@@ -43,8 +43,10 @@ const READ_SIZE: usize = 16 * 1024;
 
 /// The ends of the pipes that stay with the shim.
 struct Streams {
-    out: OwnedFd,
-    err: OwnedFd,
+    /// What the container writes: its terminal, or a pipe for each of its two outputs.
+    outputs: Vec<(LogStream, OwnedFd)>,
+    /// Of a standard input that stays open; a terminal has none beside itself.
+    _input: Option<OwnedFd>,
     /// An init's word on how the program ended.
     ended: OwnedFd,
 }
@@ -54,6 +56,7 @@ pub(super) fn run(
     logs: &Path,
     cgroup: &CgroupDirs,
     address: Option<Ipv4Addr>,
+    stdin: bool,
     lease: Option<Terms>,
 ) -> Result<(), StartError> {
     sys::set_process_name(c"roster-shim").step(|| "name the shim".to_owned())?;
@@ -67,7 +70,7 @@ pub(super) fn run(
         _ => {}
     }
     let mut guard = lease.map(Guard::begin).transpose()?;
-    let (child, pidfd, streams, log) = fork_container(bundle, logs, cgroup)?;
+    let (child, pidfd, streams, log) = fork_container(bundle, logs, cgroup, stdin)?;
     let init = Identity::of(child).step(|| "look at the container's first process".to_owned())?;
     let shim = Identity::of(std::process::id()).step(|| "look at the shim's own process".to_owned())?;
     let running = Running { shim, init, address, at: record::now() };
@@ -91,25 +94,29 @@ fn fork_container(
     bundle: &BundleDir,
     logs: &Path,
     cgroup: &CgroupDirs,
+    stdin: bool,
 ) -> Result<(u32, OwnedFd, Streams, LogFile), StartError> {
     let pipe = || super::pipe().step(|| "make a pipe".to_owned());
     let (out, out_write) = pipe()?;
     let (err, err_write) = pipe()?;
     let (ended, ended_write) = pipe()?;
-    let input = sys::open_null().step(|| "open /dev/null".to_owned())?;
+    let (input, input_write) = match stdin {
+        true => pipe().map(|(read, write)| (read, Some(write)))?,
+        false => (sys::open_null().step(|| "open /dev/null".to_owned())?.into(), None),
+    };
     let (channel, process) = Channel::pair().step(|| "make a pair of sockets".to_owned())?;
     let door = cgroup.door().step(|| "open the container's cgroup".to_owned())?;
     // SAFETY: the shim never starts a thread.
     match unsafe { container::fork(nix::libc::CLONE_NEWPID, &door) }? {
         sys::Forked::Child => {
             // Not to keep open what only the shim reads: its death must be noticed.
-            drop((out, err, channel, ended));
+            drop((out, err, channel, ended, input_write));
             let birth = Birth {
                 id: bundle.id(),
                 bundle: &bundle.0,
                 door,
                 cgroup,
-                stdio: Stdio::Given { input: input.into(), out: out_write, err: err_write },
+                stdio: Stdio::Given { input, out: out_write, err: err_write },
                 channel: process,
                 dies_with_maker: true,
                 start: None,
@@ -124,14 +131,37 @@ fn fork_container(
             drop((out_write, err_write, ended_write, process, input, door));
             // Beside the child's work. When it fails this process ends, and the child with it.
             let log = LogFile::open(logs).step(|| format!("open the log in {}", logs.display()))?;
-            // There is nobody to tell of what this host cannot give; the container goes on without it, as with Docker.
-            match await_exec(&channel, drop) {
-                Ok(()) => Ok((child, pidfd, Streams { out, err, ended }, log)),
+            match converse(&channel) {
+                Ok(terminal) => {
+                    let outputs = match terminal {
+                        Some(terminal) => vec![(LogStream::Stdout, terminal)],
+                        None => vec![(LogStream::Stdout, out), (LogStream::Stderr, err)],
+                    };
+                    Ok((child, pidfd, Streams { outputs, _input: input_write, ended }, log))
+                }
                 Err(error) => {
                     sys::wait(&pidfd).step(|| "wait for the container's first process".to_owned())?;
                     Err(error)
                 }
             }
+        }
+    }
+}
+
+/// The maker's side of the conversation, up to the program's execution: returns the terminal, where there is one.
+fn converse(channel: &Channel) -> Result<Option<OwnedFd>, StartError> {
+    let step = || "hear from the container's process".to_owned();
+    let (mut terminal, mut executing) = (None, false);
+    loop {
+        match channel.hear().step(step)? {
+            Some(Word::Terminal(master)) => terminal = Some(master),
+            Some(Word::Executing) => executing = true,
+            // There is nobody to tell of what this host cannot give; the container goes on without it, as with Docker.
+            Some(Word::Warning(_)) => {}
+            Some(Word::Failed(error)) => return Err(error),
+            Some(other) => return Err(io::Error::other(format!("it says {other:?}"))).step(step),
+            None if executing => return Ok(terminal),
+            None => return Err(killed()),
         }
     }
 }
@@ -149,19 +179,19 @@ fn supervise(
     streams: &Streams,
     mut guard: Option<&mut Guard>,
 ) -> io::Result<sys::WaitStatus> {
-    let mut open = [true, true];
+    let mut open = vec![true; streams.outputs.len()];
     let mut buffer = vec![0; READ_SIZE];
-    for fd in [&streams.out, &streams.err] {
+    for (_, fd) in &streams.outputs {
         fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
-    let sources = [(LogStream::Stdout, &streams.out), (LogStream::Stderr, &streams.err)];
     let status = loop {
         let mut polled = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         polled.extend(
-            sources
+            streams
+                .outputs
                 .iter()
-                .zip(open)
-                .filter(|(_, open)| *open)
+                .zip(&open)
+                .filter(|(_, open)| **open)
                 .map(|((_, fd), _)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
         );
         polled.extend(guard.iter().map(|guard| PollFd::new(guard.timer(), PollFlags::POLLIN)));
@@ -172,7 +202,7 @@ fn supervise(
         let ended = polled[0].any().unwrap_or(false);
         let due = guard.is_some() && polled.last().is_some_and(|timer| timer.any().unwrap_or(false));
         drop(polled);
-        for (index, (stream, fd)) in sources.iter().enumerate() {
+        for (index, (stream, fd)) in streams.outputs.iter().enumerate() {
             open[index] = open[index] && copy(&mut log, *stream, fd, &mut buffer)? != Copied::End;
         }
         if ended {
@@ -183,9 +213,9 @@ fn supervise(
             guard.act(pidfd)?;
         }
     };
-    for (stream, fd) in sources {
-        while copy(&mut log, stream, fd, &mut buffer)? == Copied::Some {}
-        log.finish(stream);
+    for (stream, fd) in &streams.outputs {
+        while copy(&mut log, *stream, fd, &mut buffer)? == Copied::Some {}
+        log.finish(*stream);
     }
     Ok(status)
 }
@@ -200,7 +230,8 @@ enum Copied {
 /// Takes what one read gives.
 fn copy(log: &mut LogFile, stream: LogStream, fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Copied> {
     match nix::unistd::read(fd, buffer) {
-        Ok(0) => Ok(Copied::End),
+        // Of a terminal that nobody in the container has open any more: EIO.
+        Ok(0) | Err(nix::Error::EIO) => Ok(Copied::End),
         Ok(length) => {
             log.write(stream, &buffer[..length], clock());
             Ok(Copied::Some)
