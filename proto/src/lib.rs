@@ -14,6 +14,7 @@ pub mod id;
 pub mod node;
 pub mod replay;
 pub mod report;
+pub mod seccomp;
 pub mod spec;
 pub mod task;
 pub mod time;

@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ServiceName, StackName};
 
+mod kernel;
+mod rights;
+pub mod rules;
+
+pub use self::{
+    kernel::{BlockIo, Controls, KernelSettings, MemorySwap, Ulimit},
+    rights::{Device, IpcMode, Rights, Seccomp},
+};
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackSpec {
     pub name: StackName,
@@ -70,6 +79,17 @@ pub struct TaskSpec {
     /// `x-singleton`: never two at once. It ends when its node's lease does.
     #[serde(default)]
     pub singleton: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rights: Rights,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kernel: KernelSettings,
+    /// Another OCI runtime, by the name that the node's agent knows it by.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub runtime: Option<String>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +134,22 @@ pub enum Mount {
         /// Permission bits.
         mode: Option<u32>,
         read_only: bool,
+        #[serde(default, skip_serializing_if = "is_default")]
+        options: TmpfsOptions,
     },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TmpfsOptions {
+    /// Whom its top belongs to; `None`: root.
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub inodes: Option<u64>,
+    /// Programs on it may be executed.
+    pub exec: bool,
+    /// Set-user-id bits count.
+    pub suid: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +190,8 @@ pub enum HealthTest {
 pub struct Resources {
     pub limits: Limits,
     pub reservations: Reservations,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub controls: Controls,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,6 +284,9 @@ impl TaskSpec {
             healthcheck: None,
             resources: Resources::default(),
             singleton: false,
+            rights: Rights::default(),
+            kernel: KernelSettings::default(),
+            runtime: None,
         }
     }
 }

@@ -36,12 +36,14 @@ pub(crate) fn disguise() -> Result<(), StartError> {
     sys::set_command_line(NAME).step(step)
 }
 
-/// Runs the program as a child of the calling process, which must be process 1 of its pid namespace. Every descriptor
-/// but the standard three and the two given must be closed.
+/// Runs the program as a child of the calling process, the first of the container. Every descriptor but the standard
+/// three and the two given must be closed.
 pub(crate) fn run(program: &Program, maker: &Channel, ended: Option<&OwnedFd>) -> Result<Infallible, StartError> {
     // Before there is anybody in the container who could look. The program becomes visible to itself by exec.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the init".to_owned())?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).step(|| "block signals".to_owned())?;
+    // Without a pid namespace of its own it is not process 1, to which orphans come by themselves.
+    sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1).step(|| "adopt orphans".to_owned())?;
     // SAFETY: this process is a copy of one thread.
     match unsafe { sys::fork_into(0, None) }.step(|| "fork the program from its init".to_owned())? {
         sys::Forked::Child => {

@@ -110,7 +110,7 @@ impl Host {
     }
 
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        ["", "pids", "memory", "cpu", "cpu,cpuacct"]
+        ["", "pids", "memory", "cpu", "cpu,cpuacct", "cpuset", "blkio", "devices"]
             .iter()
             .map(|root| Path::new("/sys/fs/cgroup").join(root).join(&self.config.cgroup_parent))
             .filter(|dir| dir.exists())

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink};
 use roster_agent::runtime::Exit;
 use roster_proto::{
     cause::Cause,
-    spec::{Mount, Propagation, TaskSpec},
+    spec::{Mount, Propagation, TaskSpec, TmpfsOptions},
 };
 
 use crate::harness::{Host, sh, task};
@@ -198,7 +198,13 @@ async fn mounts_are_as_the_spec_says() {
             create_source: true,
             propagation: Propagation::Rslave,
         },
-        Mount::Tmpfs { target: "/scratch".into(), size: Some(1 << 20), mode: Some(0o750), read_only: false },
+        Mount::Tmpfs {
+            target: "/scratch".into(),
+            size: Some(1 << 20),
+            mode: Some(0o750),
+            read_only: false,
+            options: TmpfsOptions::default(),
+        },
     ];
     let (how, log) = host.script("t1", spec).await;
     let log: String = log.lines().filter(|line| !line.starts_with("touch: ")).map(|l| format!("{l}\n")).collect();

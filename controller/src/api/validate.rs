@@ -15,6 +15,8 @@ use roster_proto::{
 
 use crate::state::{MAX_REPLICAS, MAX_SERVICES};
 
+mod container;
+
 /// Problems listed; more are counted.
 const LISTED: usize = 20;
 /// The kernel refuses a single argument or variable of 128 KiB and more: execve(2), MAX_ARG_STRLEN.
@@ -131,7 +133,9 @@ impl Problems {
             self.check(&at("working_dir"), absolute(Path::new(dir)));
         }
         if let Some(user) = &task.user {
-            let fits = !user.is_empty() && user.len() <= 512 && !user.contains(|c: char| c.is_control() || c == '/');
+            let fits = !user.is_empty()
+                && user.len() <= 512
+                && !user.contains(|c: char| c.is_control() || matches!(c, '/' | ','));
             self.require(fits, &at("user"), || format!("{:?} is not USER[:GROUP]", brief(user)));
         }
         if let Some(hostname) = &task.hostname {
@@ -151,6 +155,9 @@ impl Problems {
             self.healthcheck(&at("healthcheck"), check);
         }
         self.resources(&at("deploy.resources"), &task.resources);
+        self.controls(name.as_str(), &task.resources);
+        self.rights(name.as_str(), &task.rights);
+        self.kernel(name.as_str(), task);
     }
 
     fn environment(&mut self, at: &str, task: &TaskSpec) {

@@ -13,6 +13,8 @@ use roster_proto::{
     },
 };
 
+mod container;
+
 type Fields = BTreeMap<String, String>;
 
 /// The fields that differ, in order of their paths.
@@ -83,6 +85,7 @@ fn put_task(fields: &mut Fields, task: &TaskSpec) {
     put("init", task.init.then(|| "true".to_owned()));
     put("tty", task.tty.then(|| "true".to_owned()));
     put("stdin_open", task.stdin_open.then(|| "true".to_owned()));
+    put("runtime", task.runtime.clone());
     put("stop_signal", task.stop_signal.clone());
     put("stop_grace_period", Some(duration(task.stop_grace_period)));
     put("ports", (!task.ports.is_empty()).then(|| list(&task.ports, port)));
@@ -94,6 +97,9 @@ fn put_task(fields: &mut Fields, task: &TaskSpec) {
     }
     task.healthcheck.iter().for_each(|check| put_healthcheck(fields, check));
     put_resources(fields, &task.resources);
+    container::put_controls(fields, &task.resources.controls);
+    container::put_rights(fields, &task.rights);
+    container::put_kernel(fields, &task.kernel);
 }
 
 fn put_healthcheck(fields: &mut Fields, check: &Healthcheck) {
@@ -138,10 +144,11 @@ fn describe(mount: &Mount) -> (String, String) {
             let text = format!("bind {} ({}, {missing}, {propagation})", source.display(), access(read_only));
             (target.display().to_string(), text)
         }
-        Mount::Tmpfs { target, size, mode, read_only } => {
+        Mount::Tmpfs { target, size, mode, read_only, options } => {
             let size = size.map_or_else(|| "no size limit".to_owned(), bytes);
             let mode = mode.map(|mode| format!(", mode {mode:04o}")).unwrap_or_default();
-            (target.display().to_string(), format!("tmpfs ({}, {size}{mode})", access(read_only)))
+            let more = container::tmpfs(options);
+            (target.display().to_string(), format!("tmpfs ({}, {size}{mode}{more})", access(read_only)))
         }
     }
 }

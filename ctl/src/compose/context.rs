@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use roster_proto::spec::rules::Unfit;
+
 use super::{
     keys::{self, Section},
     problem::{Diagnostics, Problem, Source, Span, quoted},
@@ -212,6 +214,15 @@ impl Context<'_> {
         value
             .map_err(|advice| {
                 self.error(span, format!("`{key}`: {} is not a valid {kind}", quoted(text))).help(advice);
+            })
+            .ok()
+    }
+
+    /// A value that a rule of the spec has checked.
+    pub(super) fn fit<T>(&mut self, span: Span, checked: Result<T, Unfit>) -> Option<T> {
+        checked
+            .map_err(|unfit| {
+                self.error(span, unfit.what).help(unfit.help);
             })
             .ok()
     }

@@ -119,15 +119,18 @@ fn resources(context: &mut Context<'_>, node: &Node) -> Resources {
     let limits = fields.get("limits").and_then(|node| context.fields(node, &LIMITS));
     if let Some(fields) = &limits {
         resources.limits = Limits {
-            nano_cpus: cpus(context, fields),
-            memory: memory(context, fields),
-            pids: fields.get("pids").and_then(|node| pids(context, node)),
+            nano_cpus: fields.get("cpus").and_then(|node| cpus(context, node, "cpus")),
+            memory: fields.get("memory").and_then(|node| memory(context, node, "memory")),
+            pids: fields.get("pids").and_then(|node| pids(context, node, "pids")),
         };
     }
     let Some(fields) = fields.get("reservations").and_then(|node| context.fields(node, &RESERVATIONS)) else {
         return resources;
     };
-    resources.reservations = Reservations { nano_cpus: cpus(context, &fields), memory: memory(context, &fields) };
+    resources.reservations = Reservations {
+        nano_cpus: fields.get("cpus").and_then(|node| cpus(context, node, "cpus")),
+        memory: fields.get("memory").and_then(|node| memory(context, node, "memory")),
+    };
     let pairs = [
         ("cpus", resources.reservations.nano_cpus, resources.limits.nano_cpus),
         ("memory", resources.reservations.memory, resources.limits.memory),
@@ -148,32 +151,30 @@ fn resources(context: &mut Context<'_>, node: &Node) -> Resources {
 }
 
 /// Zero is Docker's word for "no limit".
-fn cpus(context: &mut Context<'_>, fields: &Fields<'_>) -> Option<u64> {
-    let node = fields.get("cpus")?;
-    let text = context.text(node, "cpus")?;
-    let value = context.parsed(node.span, text, "cpus", "number of cores", units::cpus(text))?;
+pub(super) fn cpus(context: &mut Context<'_>, node: &Node, key: &str) -> Option<u64> {
+    let text = context.text(node, key)?;
+    let value = context.parsed(node.span, text, key, "number of cores", units::cpus(text))?;
     if value != 0 && value < MIN_NANO_CPUS {
-        context.error(node.span, format!("`cpus`: {} is too little", quoted(text))).help("write at least 0.001");
+        context.error(node.span, format!("`{key}`: {} is too little", quoted(text))).help("write at least 0.001");
     }
     Some(value).filter(|value| *value > 0)
 }
 
-fn memory(context: &mut Context<'_>, fields: &Fields<'_>) -> Option<u64> {
-    let node = fields.get("memory")?;
-    let value = context.bytes(node, "memory")?;
+pub(super) fn memory(context: &mut Context<'_>, node: &Node, key: &str) -> Option<u64> {
+    let value = context.bytes(node, key)?;
     if value != 0 && value < MIN_MEMORY {
         let help = format!("write at least {}m, with the unit", MIN_MEMORY >> 20);
-        context.error(node.span, format!("`memory`: {value} bytes are too little to run anything")).help(help);
+        context.error(node.span, format!("`{key}`: {value} bytes are too little to run anything")).help(help);
     }
     Some(value).filter(|value| *value > 0)
 }
 
 /// `-1` and `0` mean "no limit", as for Docker.
-fn pids(context: &mut Context<'_>, node: &Node) -> Option<u64> {
-    if context.text(node, "pids")? == "-1" {
+pub(super) fn pids(context: &mut Context<'_>, node: &Node, key: &str) -> Option<u64> {
+    if context.text(node, key)? == "-1" {
         return None;
     }
-    context.integer(node, "pids", 0..=MAX_PIDS).filter(|pids| *pids > 0)
+    context.integer(node, key, 0..=MAX_PIDS).filter(|pids| *pids > 0)
 }
 
 fn update(context: &mut Context<'_>, node: &Node) -> UpdatePolicy {

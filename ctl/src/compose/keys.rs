@@ -65,6 +65,33 @@ pub(super) const SERVICE: Section = Section {
         "stop_signal",
         "stop_grace_period",
         "healthcheck",
+        "privileged",
+        "group_add",
+        "cap_add",
+        "cap_drop",
+        "security_opt",
+        "devices",
+        "device_cgroup_rules",
+        "ipc",
+        "pid",
+        "userns_mode",
+        "ulimits",
+        "sysctls",
+        "shm_size",
+        "oom_score_adj",
+        "oom_kill_disable",
+        "cpus",
+        "cpu_shares",
+        "cpu_period",
+        "cpu_quota",
+        "cpuset",
+        "mem_limit",
+        "mem_reservation",
+        "memswap_limit",
+        "mem_swappiness",
+        "pids_limit",
+        "blkio_config",
+        "runtime",
         "restart",
         "scale",
         "deploy",
@@ -72,28 +99,21 @@ pub(super) const SERVICE: Section = Section {
     later: &[
         plain("annotations"),
         plain("attach"),
-        plain("blkio_config"),
         later("build", "build the image elsewhere, load it with `rctl image load`, and name it in `image`"),
-        plain("cap_add"),
-        plain("cap_drop"),
         plain("cgroup"),
-        plain("cgroup_parent"),
+        later(
+            "cgroup_parent",
+            "remove it: every task has a group of its own below the agent's (its --cgroup-parent), and counts on it",
+        ),
         later("configs", "mount a file read-only: `./app.conf:/etc/app.conf:ro`"),
         later("container_name", "remove it: every task gets a name of its own; `hostname` sets the name inside"),
         later("cpu_count", "use `deploy.resources.limits.cpus`"),
         later("cpu_percent", "use `deploy.resources.limits.cpus`"),
-        later("cpu_period", "use `deploy.resources.limits.cpus`"),
-        later("cpu_quota", "use `deploy.resources.limits.cpus`"),
         plain("cpu_rt_period"),
         plain("cpu_rt_runtime"),
-        plain("cpu_shares"),
-        later("cpus", "use `deploy.resources.limits.cpus`"),
-        plain("cpuset"),
         plain("credential_spec"),
         later("depends_on", "remove it, and let the service wait or retry until what it needs answers"),
         plain("develop"),
-        plain("device_cgroup_rules"),
-        plain("devices"),
         plain("dns"),
         plain("dns_opt"),
         plain("dns_search"),
@@ -103,40 +123,23 @@ pub(super) const SERVICE: Section = Section {
         plain("external_links"),
         plain("extra_hosts"),
         plain("gpus"),
-        plain("group_add"),
-        plain("ipc"),
         plain("isolation"),
         later("label_file", "write the labels under `labels`"),
         plain("links"),
         later("logging", "remove it: logs are kept per task, bounded in size, and shown by `rctl logs`"),
         plain("mac_address"),
-        later("mem_limit", "use `deploy.resources.limits.memory`"),
-        later("mem_reservation", "use `deploy.resources.reservations.memory`"),
-        plain("mem_swappiness"),
-        plain("memswap_limit"),
         plain("models"),
         later("networks", "remove it: services share the default bridge network, or set `network_mode`"),
-        plain("oom_kill_disable"),
-        plain("oom_score_adj"),
-        plain("pid"),
-        later("pids_limit", "use `deploy.resources.limits.pids`"),
         plain("platform"),
         plain("post_start"),
         plain("pre_stop"),
-        plain("privileged"),
         later("profiles", "put the service into a spec of its own"),
         plain("provider"),
         plain("pull_policy"),
         plain("pull_refresh_after"),
-        plain("runtime"),
         later("secrets", "mount a file read-only: `./secret:/run/secrets/name:ro`"),
-        plain("security_opt"),
-        later("shm_size", "mount a tmpfs of the size you need: `tmpfs: /dev/shm:size=256m`"),
         plain("storage_opt"),
-        plain("sysctls"),
-        plain("ulimits"),
         plain("use_api_socket"),
-        plain("userns_mode"),
         plain("uts"),
         plain("volumes_from"),
     ],
@@ -209,11 +212,30 @@ pub(super) const BIND: Section = Section {
 
 pub(super) const TMPFS: Section = Section { name: "`tmpfs`", path: "", known: &["size", "mode"], later: &[] };
 
+pub(super) const DEVICE: Section =
+    Section { name: "a device", path: "", known: &["source", "target", "permissions"], later: &[] };
+
+pub(super) const ULIMIT: Section = Section { name: "a ulimit", path: "", known: &["soft", "hard"], later: &[] };
+
+pub(super) const BLKIO: Section = Section {
+    name: "`blkio_config`",
+    path: "`blkio_config`",
+    known: &["weight", "weight_device", "device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops"],
+    later: &[],
+};
+
+pub(super) const BLKIO_WEIGHT: Section =
+    Section { name: "a device's weight", path: "", known: &["path", "weight"], later: &[] };
+
+pub(super) const BLKIO_RATE: Section =
+    Section { name: "a device's rate", path: "", known: &["path", "rate"], later: &[] };
+
 pub(super) const ENV_FILE: Section =
     Section { name: "an env file", path: "", known: &["path", "required"], later: &[plain("format")] };
 
 /// Sections in which a key that stands in the wrong place may belong.
-const HOMES: [&Section; 7] = [&SERVICE, &DEPLOY, &HEALTHCHECK, &RESOURCES, &LIMITS, &RESTART_POLICY, &UPDATE_CONFIG];
+const HOMES: [&Section; 8] =
+    [&SERVICE, &DEPLOY, &HEALTHCHECK, &RESOURCES, &LIMITS, &RESTART_POLICY, &UPDATE_CONFIG, &BLKIO];
 
 /// What to do about a key that its section does not have.
 pub(super) fn advice(key: &str, section: &Section) -> String {
@@ -296,6 +318,11 @@ mod tests {
             &VOLUME,
             &BIND,
             &TMPFS,
+            &DEVICE,
+            &ULIMIT,
+            &BLKIO,
+            &BLKIO_WEIGHT,
+            &BLKIO_RATE,
             &ENV_FILE,
         ];
         for section in sections {

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use roster_proto::spec::{Mount, Propagation};
+use roster_proto::spec::{Mount, Propagation, TmpfsOptions};
 
 use super::{
     context::{Context, Fields, clean},
@@ -29,6 +29,9 @@ const PROPAGATIONS: [(&str, Propagation); 6] = [
     ("rslave", Propagation::Rslave),
     ("slave", Propagation::Slave),
 ];
+
+const TMPFS_OPTIONS: [&str; 11] =
+    ["size", "mode", "uid", "gid", "nr_inodes", "ro", "rw", "exec", "noexec", "suid", "nosuid"];
 
 const NAMED: &str = "use a folder of the host, beginning with `./`, `/` or `~/`";
 
@@ -234,7 +237,7 @@ fn long_tmpfs(context: &mut Context<'_>, fields: &Fields<'_>, to: Option<PathBuf
             mode = context.parsed(node.span, text, "mode", "mode", units::mode(text));
         }
     }
-    Some(Mount::Tmpfs { target: to?, size, mode, read_only })
+    Some(Mount::Tmpfs { target: to?, size, mode, read_only, options: TmpfsOptions::default() })
 }
 
 /// Zero is the kernel's word for "no limit".
@@ -250,6 +253,7 @@ fn tmpfs_size(context: &mut Context<'_>, bytes: u64, span: Span) -> Option<u64> 
 fn tmpfs(context: &mut Context<'_>, text: &str, span: Span) -> Option<Mount> {
     let (path, options) = text.split_once(':').unwrap_or((text, ""));
     let (mut size, mut mode, mut read_only) = (None, None, false);
+    let mut extra = TmpfsOptions::default();
     for option in options.split(',').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
         match name {
@@ -260,18 +264,46 @@ fn tmpfs(context: &mut Context<'_>, text: &str, span: Span) -> Option<Mount> {
                 size = bytes.and_then(|bytes| tmpfs_size(context, bytes, span));
             }
             "mode" => mode = context.parsed(span, value, "mode", "mode", units::mode(value)),
-            "uid" | "gid" | "exec" | "noexec" | "suid" | "nosuid" | "dev" | "nodev" | "nr_inodes" | "nr_blocks" => {
-                let help = "remove it: size, mode, ro and rw are supported";
+            "exec" | "noexec" => extra.exec = name == "exec",
+            "suid" | "nosuid" => extra.suid = name == "suid",
+            "nodev" => {}
+            "uid" => extra.uid = owner(context, name, value, span),
+            "gid" => extra.gid = owner(context, name, value, span),
+            "nr_inodes" => extra.inodes = inodes(context, value, span),
+            "dev" | "nr_blocks" => {
+                let help = match name {
+                    "dev" => "remove it, and list what the container needs under `devices`",
+                    _ => "write `size` instead",
+                };
                 context.not_supported(span, &format!("the tmpfs option {name}"), help);
             }
             other => {
-                let help = match nearest(other, ["size", "mode", "ro", "rw"]) {
+                let help = match nearest(other, TMPFS_OPTIONS) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "write size, mode, ro or rw".to_owned(),
+                    None => format!("write one of {}", TMPFS_OPTIONS.join(", ")),
                 };
                 context.error(span, format!("{} is not an option of a tmpfs", quoted(other))).help(help);
             }
         }
     }
-    Some(Mount::Tmpfs { target: target(context, path, span)?, size, mode, read_only })
+    Some(Mount::Tmpfs { target: target(context, path, span)?, size, mode, read_only, options: extra })
+}
+
+/// By number: the names are the container's.
+fn owner(context: &mut Context<'_>, name: &str, value: &str, span: Span) -> Option<u32> {
+    let id = value.parse::<u32>().ok().filter(|id| *id != u32::MAX);
+    if id.is_none() {
+        let message = format!("`{name}`: {} is not the number of a user or group", quoted(value));
+        context.error(span, message).help("write a number below 4294967295");
+    }
+    id
+}
+
+fn inodes(context: &mut Context<'_>, value: &str, span: Span) -> Option<u64> {
+    let count = value.parse::<u64>().ok().filter(|count| *count > 0);
+    if count.is_none() {
+        let message = format!("`nr_inodes`: {} is not a number of files", quoted(value));
+        context.error(span, message).help("write a number above 0");
+    }
+    count
 }

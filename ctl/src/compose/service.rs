@@ -1,14 +1,15 @@
 //! One service: every key that is not a part of its own elsewhere.
 
-use roster_proto::spec::{Mode, NetworkMode, STOP_GRACE_PERIOD, ServiceSpec, TaskSpec, UpdateOrder};
+use roster_proto::spec::{Mode, NetworkMode, STOP_GRACE_PERIOD, ServiceSpec, TaskSpec, UpdateOrder, rules};
 
 use super::{
     context::{Context, Fields},
-    deploy, environment, health, json,
+    deploy, environment, health, json, kernel,
     keys::{SERVICE, nearest},
-    mounts,
+    limits, mounts,
     ports::{self, Placed},
     problem::quoted,
+    rights,
     shell_words::{self, Unfinished},
     words,
     yaml::{Entry, Node, Value},
@@ -43,6 +44,10 @@ pub(super) fn read(context: &mut Context<'_>, entry: &Entry) -> Option<Service> 
         };
         context.error(ports.key_span, format!("`ports` cannot be used with `network_mode: {mode}`")).help(help);
     }
+    let mut resources = deploy.resources;
+    limits::read(context, &fields, &mut resources);
+    let rights = rights::read(context, &fields);
+    let kernel = kernel::read(context, &fields, network, rights.ipc);
     let task = TaskSpec {
         image,
         entrypoint: fields.get("entrypoint").and_then(|node| command(context, node, "entrypoint")),
@@ -65,8 +70,14 @@ pub(super) fn read(context: &mut Context<'_>, entry: &Entry) -> Option<Service> 
             .and_then(|node| context.duration(node, "stop_grace_period"))
             .unwrap_or(STOP_GRACE_PERIOD),
         healthcheck: fields.get("healthcheck").and_then(|node| health::read(context, node)),
-        resources: deploy.resources,
+        resources,
         singleton: singleton(context, &fields, &mode, deploy.update.order),
+        rights,
+        kernel,
+        runtime: fields.get("runtime").and_then(|node| {
+            let name = context.word(node, "runtime")?;
+            context.fit(node.span, rules::runtime(name)).map(|()| name.to_owned())
+        }),
     };
     let spec = ServiceSpec {
         mode,

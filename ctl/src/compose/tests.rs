@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use proptest::prelude::*;
 use roster_proto::spec::{
-    HealthTest, Mode, Mount, NetworkMode, Port, Propagation, Protocol, RestartCondition, ServiceSpec, UpdatePolicy,
+    Device, HealthTest, IpcMode, MemorySwap, Mode, Mount, NetworkMode, Port, Propagation, Protocol, RestartCondition,
+    Seccomp, ServiceSpec, TmpfsOptions, Ulimit, UpdatePolicy,
 };
 
 use super::*;
@@ -116,7 +117,13 @@ fn mounts_take_every_notation() {
         create_source,
         propagation,
     };
-    let tmpfs = |size, mode, read_only| Mount::Tmpfs { target: "/data".into(), size, mode, read_only };
+    let tmpfs = |size, mode, read_only| Mount::Tmpfs {
+        target: "/data".into(),
+        size,
+        mode,
+        read_only,
+        options: TmpfsOptions::default(),
+    };
     let cases = [
         ("volumes: ['./a/../b:/data']", bind("/srv/shop/b", false, true, Propagation::Rprivate)),
         ("volumes: ['../b:/data/.:ro,rslave']", bind("/srv/b", true, true, Propagation::Rslave)),
@@ -403,4 +410,112 @@ proptest! {
         let text = format!("services:\n  web:\n    image: nginx\n    {key}: {value}");
         let _ = read_with(&text, &[]).map_err(|problems| problems.to_string());
     }
+}
+
+#[test]
+fn what_a_container_may_do_is_read_in_every_notation() {
+    let rights = |text: &str| service(text).task.rights;
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(rights("cap_add: [NET_ADMIN, cap_sys_time]").cap_add, set(&["NET_ADMIN", "SYS_TIME"]));
+    assert_eq!(rights("cap_drop: [all]").cap_drop, set(&["ALL"]));
+    assert_eq!(rights("group_add: [audio, 44]").group_add, ["audio", "44"]);
+    for (text, want) in [
+        ("no-new-privileges", Some(true)),
+        ("no-new-privileges:true", Some(true)),
+        ("no-new-privileges=false", Some(false)),
+        ("label=disable", None),
+    ] {
+        assert_eq!(rights(&format!("security_opt: ['{text}']")).no_new_privileges, want, "{text}");
+    }
+    assert_eq!(rights("security_opt: ['seccomp:unconfined']").seccomp, Seccomp::Unconfined);
+    let other = rights("security_opt: [apparmor=mine, systempaths=unconfined]");
+    assert_eq!((other.apparmor.as_deref(), other.unmasked), (Some("mine"), true));
+    let device = |source: &str, target: &str, access: &str| Device {
+        source: source.into(),
+        target: target.into(),
+        access: access.into(),
+    };
+    for (text, want) in [
+        ("/dev/snd", device("/dev/snd", "/dev/snd", "rwm")),
+        ("/dev/sda:/dev/xvda", device("/dev/sda", "/dev/xvda", "rwm")),
+        ("/dev/sda:r", device("/dev/sda", "/dev/sda", "r")),
+        ("/dev/sda:/dev/xvda:rw", device("/dev/sda", "/dev/xvda", "rw")),
+        ("{source: /dev/a, target: /dev/b, permissions: m}", device("/dev/a", "/dev/b", "m")),
+        ("{source: /dev/a}", device("/dev/a", "/dev/a", "rwm")),
+    ] {
+        assert_eq!(rights(&format!("devices:\n- {text}")).devices, [want], "{text}");
+    }
+    assert_eq!(rights("device_cgroup_rules: ['c 189:* rmw']").device_rules, ["c 189:* rmw"]);
+    let namespaces = rights("ipc: host\npid: host\nuserns_mode: host\nprivileged: true");
+    assert_eq!((namespaces.ipc, namespaces.host_pid, namespaces.privileged), (IpcMode::Host, true, true));
+    assert_eq!(
+        said("services:\n  web: {image: nginx, privileged: true, cap_add: [KILL]}"),
+        ["`cap_add` has no effect: a privileged container has every capability"]
+    );
+}
+
+#[test]
+fn a_seccomp_profile_goes_along_without_its_blanks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    file("mine.json", "{\n  \"defaultAction\": \"SCMP_ACT_ALLOW\",\n  \"syscalls\": []\n}\n");
+    file("spec.yaml", "name: a\nservices:\n  web: {image: nginx, security_opt: [seccomp=mine.json]}\n");
+    let loaded = load(&folder.path().join("spec.yaml"), &Options::default()).expect("a good spec");
+    let task = loaded.stack.services.into_values().next().expect("one service").task;
+    let Seccomp::Profile(profile) = task.rights.seccomp else { panic!("{:?}", task.rights.seccomp) };
+    assert!(!profile.contains(char::is_whitespace) && profile.contains("SCMP_ACT_ALLOW"), "{profile}");
+}
+
+#[test]
+fn the_kernels_part_is_read_in_every_notation() {
+    let kernel = |text: &str| service(text).task.kernel;
+    let both = |soft, hard| Ulimit { soft, hard };
+    let ulimits = kernel("ulimits: {nproc: 65535, core: -1, nofile: {soft: 20000, hard: 40000}}").ulimits;
+    assert_eq!(ulimits["nproc"], both(Some(65_535), Some(65_535)));
+    assert_eq!(ulimits["core"], both(None, None));
+    assert_eq!(ulimits["nofile"], both(Some(20_000), Some(40_000)));
+    let map = kernel("sysctls: {net.core.somaxconn: 1024, kernel.sem: '1 2 3 4'}").sysctls;
+    assert_eq!(map, kernel("sysctls: [net.core.somaxconn=1024, 'kernel.sem=1 2 3 4']").sysctls);
+    assert_eq!((map["kernel.sem"].as_str(), map.len()), ("1 2 3 4", 2));
+    assert_eq!(kernel("shm_size: 1g").shm_size, Some(1 << 30));
+    assert_eq!(kernel("oom_score_adj: -500").oom_score_adj, Some(-500));
+    assert_eq!(service("runtime: runsc").task.runtime.as_deref(), Some("runsc"));
+    assert!(service("tty: true\nstdin_open: true").task.tty);
+}
+
+#[test]
+fn limits_of_the_service_itself_are_those_of_deploy() {
+    let resources = |text: &str| service(text).task.resources;
+    let plain = resources("cpus: 0.5\nmem_limit: 64m\nmem_reservation: 32m\npids_limit: 10");
+    let deploy = "deploy: {resources: {limits: {cpus: 0.5, memory: 64m, pids: 10}, reservations: {memory: 32m}}}";
+    assert_eq!(plain, resources(deploy));
+    assert_eq!(plain, resources(&format!("mem_limit: 64m\n{deploy}")));
+    assert_eq!(resources("pids_limit: -1").limits.pids, None);
+    let controls = |text: &str| resources(text).controls;
+    assert_eq!(controls("mem_limit: 64m\nmemswap_limit: 128m").memory_swap, Some(MemorySwap::Bytes(128 << 20)));
+    assert_eq!(controls("mem_limit: 64m\nmemswap_limit: -1").memory_swap, Some(MemorySwap::Unlimited));
+    assert_eq!(controls("memswap_limit: 0").memory_swap, None);
+    assert_eq!(controls("mem_swappiness: 0").swappiness, Some(0));
+    assert_eq!(controls("cpu_period: 50ms\ncpu_quota: 25000").cpu_period, Some(50_000));
+    assert_eq!(controls("cpu_period: 50ms\ncpu_quota: 25000").cpu_quota, Some(25_000));
+    assert_eq!((controls("cpu_shares: 512").cpu_shares, controls("cpu_shares: 0").cpu_shares), (Some(512), None));
+    assert_eq!(controls("cpuset: 0-1").cpuset.as_deref(), Some("0-1"));
+    let block = controls(
+        "blkio_config:\n  weight: 300\n  weight_device: [{path: /dev/sda, weight: 400}]\n  \
+         device_read_bps: [{path: /dev/sdb, rate: 12mb}]\n  device_write_iops: [{path: /dev/sdb, rate: 30}]",
+    )
+    .block;
+    assert_eq!((block.weight, block.device_weights[Path::new("/dev/sda")]), (Some(300), 400));
+    assert_eq!((block.read_bps[Path::new("/dev/sdb")], block.write_iops[Path::new("/dev/sdb")]), (12 << 20, 30));
+}
+
+#[test]
+fn a_tmpfs_takes_its_file_systems_options() {
+    let mounts = service("tmpfs: ['/t:uid=5,gid=6,nr_inodes=7,exec,suid,nodev', '/u:noexec,nosuid']").task.mounts;
+    let options = |mount: &Mount| match mount {
+        Mount::Tmpfs { options, .. } => *options,
+        Mount::Bind { .. } => panic!("{mount:?}"),
+    };
+    let all = TmpfsOptions { uid: Some(5), gid: Some(6), inodes: Some(7), exec: true, suid: true };
+    assert_eq!((options(&mounts[0]), options(&mounts[1])), (all, TmpfsOptions::default()));
 }

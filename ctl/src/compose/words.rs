@@ -89,8 +89,9 @@ fn check_image(text: &str) -> Result<(), (&'static str, &'static str)> {
 pub(super) fn user(context: &mut Context<'_>, node: &Node) -> Option<String> {
     let text = context.word(node, "user")?;
     let parts: Vec<&str> = text.split(':').collect();
-    let good =
-        |part: &&str| !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/');
+    let good = |part: &&str| {
+        !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ','))
+    };
     if parts.len() > 2 || !parts.iter().all(good) {
         let help = "write USER or USER:GROUP, each a name or a number, like 1000:1000";
         context.error(node.span, format!("`user` cannot be {}", quoted(text))).help(help);

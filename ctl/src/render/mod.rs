@@ -1,6 +1,7 @@
 //! From domain values to text. Pure: the present moment and the terminal's width are arguments.
 
 pub mod cluster;
+mod container;
 pub mod inspect;
 pub mod list;
 pub mod plan;

@@ -1,22 +1,24 @@
 //! A service's spec in the words of a Compose file, for `inspect -o json|yaml`: what is not set is left out.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use roster_proto::{
     cause::Cpus,
     spec::{
         HealthTest, Healthcheck, Mode, Mount, NetworkMode, Port, Protocol, RestartCondition, RestartPolicy,
-        ServiceSpec, UpdateOrder, UpdatePolicy,
+        ServiceSpec, TmpfsOptions, UpdateOrder, UpdatePolicy,
     },
 };
 use serde_json::{Map, Value, json};
 
+use super::container;
+
 /// An object that only grows by what is there.
 #[derive(Default)]
-struct Object(Map<String, Value>);
+pub(super) struct Object(Map<String, Value>);
 
 impl Object {
-    fn put(&mut self, key: &str, value: impl Into<Value>) -> &mut Self {
+    pub(super) fn put(&mut self, key: &str, value: impl Into<Value>) -> &mut Self {
         let value = value.into();
         let absent = match &value {
             Value::Null | Value::Bool(false) => true,
@@ -30,7 +32,7 @@ impl Object {
         self
     }
 
-    fn done(&mut self) -> Value {
+    pub(super) fn done(&mut self) -> Value {
         Value::Object(std::mem::take(&mut self.0))
     }
 }
@@ -46,7 +48,8 @@ pub fn compose(spec: &ServiceSpec) -> Value {
         .put("hostname", json!(task.hostname))
         .put("labels", json!(task.labels))
         .put("ports", task.ports.iter().map(port).collect::<Vec<_>>())
-        .put("volumes", task.mounts.iter().map(mount).collect::<Vec<_>>())
+        .put("volumes", task.mounts.iter().filter(|mount| !is_short(mount)).map(mount).collect::<Vec<_>>())
+        .put("tmpfs", task.mounts.iter().filter(|mount| is_short(mount)).map(mount).collect::<Vec<_>>())
         .put("read_only", task.read_only)
         .put("init", task.init)
         .put("tty", task.tty)
@@ -54,7 +57,11 @@ pub fn compose(spec: &ServiceSpec) -> Value {
         .put("stop_signal", json!(task.stop_signal))
         .put("stop_grace_period", duration(task.stop_grace_period))
         .put("healthcheck", task.healthcheck.as_ref().map_or(Value::Null, healthcheck))
+        .put("runtime", json!(task.runtime))
         .put("deploy", deploy(spec));
+    container::rights(&mut out, &task.rights);
+    container::kernel(&mut out, &task.kernel);
+    container::controls(&mut out, &task.resources.controls);
     // An empty list clears what the image says, so it must be seen.
     for (key, words) in [("entrypoint", &task.entrypoint), ("command", &task.command)] {
         if let Some(words) = words {
@@ -139,13 +146,22 @@ fn port(port: &Port) -> Value {
         .done()
 }
 
+/// A tmpfs with options that `volumes` has no words for.
+fn is_short(mount: &Mount) -> bool {
+    matches!(mount, Mount::Tmpfs { options, .. } if *options != TmpfsOptions::default())
+}
+
 fn mount(mount: &Mount) -> Value {
     match mount {
         Mount::Bind { source, target, read_only, create_source, propagation } => {
             let bind = json!({"create_host_path": create_source, "propagation": propagation.as_str()});
             json!({"type": "bind", "source": source, "target": target, "read_only": read_only, "bind": bind})
         }
-        Mount::Tmpfs { target, size, mode, read_only } => {
+        // The options that only the short form has.
+        Mount::Tmpfs { target, size, mode, read_only, options } if is_short(mount) => {
+            json!(short_tmpfs(target, *size, *mode, *read_only, options))
+        }
+        Mount::Tmpfs { target, size, mode, read_only, options: _ } => {
             let tmpfs = Object::default()
                 .put("size", json!(size))
                 .put("mode", json!(mode.map(|mode| format!("{mode:04o}"))))
@@ -158,6 +174,18 @@ fn mount(mount: &Mount) -> Value {
                 .done()
         }
     }
+}
+
+fn short_tmpfs(target: &Path, size: Option<u64>, mode: Option<u32>, read_only: bool, options: &TmpfsOptions) -> String {
+    let mut words = Vec::new();
+    words.extend(size.map(|size| format!("size={size}")));
+    words.extend(mode.map(|mode| format!("mode={mode:04o}")));
+    words.extend(options.uid.map(|uid| format!("uid={uid}")));
+    words.extend(options.gid.map(|gid| format!("gid={gid}")));
+    words.extend(options.inodes.map(|count| format!("nr_inodes={count}")));
+    let flags = [("exec", options.exec), ("suid", options.suid), ("ro", read_only)];
+    words.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name.to_owned()));
+    format!("{}:{}", target.display(), words.join(","))
 }
 
 fn healthcheck(check: &Healthcheck) -> Value {

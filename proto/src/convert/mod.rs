@@ -5,8 +5,10 @@
 //! sense is decided elsewhere.
 
 mod cause;
+mod kernel;
 mod node;
 mod report;
+mod rights;
 mod session;
 mod spec;
 mod task;

@@ -7,7 +7,8 @@ use crate::{
     assignment::PublishedPort,
     spec::{
         HealthTest, Healthcheck, Limits, Mode, Mount, NetworkMode, Port, Propagation, Protocol, Reservations,
-        Resources, RestartCondition, RestartPolicy, ServiceSpec, StackSpec, TaskSpec, UpdateOrder, UpdatePolicy,
+        Resources, RestartCondition, RestartPolicy, ServiceSpec, StackSpec, TaskSpec, TmpfsOptions, UpdateOrder,
+        UpdatePolicy,
     },
     wire,
 };
@@ -105,6 +106,9 @@ impl From<TaskSpec> for wire::TaskSpec {
             singleton: spec.singleton,
             tty: spec.tty,
             stdin_open: spec.stdin_open,
+            rights: Some(spec.rights.into()),
+            kernel: Some(spec.kernel.into()),
+            runtime: spec.runtime,
         }
     }
 }
@@ -129,10 +133,13 @@ impl TryFrom<wire::TaskSpec> for TaskSpec {
             stop_signal: spec.stop_signal,
             stop_grace_period: Duration::from_micros(spec.stop_grace_period),
             healthcheck: optional("healthcheck", spec.healthcheck)?,
-            resources: spec.resources.unwrap_or_default().into(),
+            resources: nested("resources", spec.resources.unwrap_or_default())?,
             singleton: spec.singleton,
             tty: spec.tty,
             stdin_open: spec.stdin_open,
+            rights: optional("rights", spec.rights)?.unwrap_or_default(),
+            kernel: spec.kernel.unwrap_or_default().into(),
+            runtime: spec.runtime,
         })
     }
 }
@@ -209,7 +216,7 @@ impl std::str::FromStr for Propagation {
     }
 }
 
-fn path_text(path: PathBuf) -> String {
+pub(super) fn path_text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
 }
 
@@ -224,9 +231,17 @@ impl From<Mount> for wire::Mount {
                 create_source,
                 propagation: propagation.as_str().to_owned(),
             }),
-            Mount::Tmpfs { target, size, mode, read_only } => {
-                Kind::Tmpfs(Tmpfs { target: path_text(target), size, mode, read_only })
-            }
+            Mount::Tmpfs { target, size, mode, read_only, options } => Kind::Tmpfs(Tmpfs {
+                target: path_text(target),
+                size,
+                mode,
+                read_only,
+                uid: options.uid,
+                gid: options.gid,
+                inodes: options.inodes,
+                exec: options.exec,
+                suid: options.suid,
+            }),
         };
         Self { kind: Some(kind) }
     }
@@ -249,6 +264,13 @@ impl TryFrom<wire::Mount> for Mount {
                 size: tmpfs.size,
                 mode: tmpfs.mode,
                 read_only: tmpfs.read_only,
+                options: TmpfsOptions {
+                    uid: tmpfs.uid,
+                    gid: tmpfs.gid,
+                    inodes: tmpfs.inodes,
+                    exec: tmpfs.exec,
+                    suid: tmpfs.suid,
+                },
             },
         })
     }
@@ -301,20 +323,23 @@ impl From<Resources> for wire::Resources {
             limit_pids: resources.limits.pids,
             reserved_nano_cpus: resources.reservations.nano_cpus,
             reserved_memory: resources.reservations.memory,
+            controls: Some(resources.controls.into()),
         }
     }
 }
 
-impl From<wire::Resources> for Resources {
-    fn from(resources: wire::Resources) -> Self {
-        Self {
+impl TryFrom<wire::Resources> for Resources {
+    type Error = ConvertError;
+    fn try_from(resources: wire::Resources) -> Result<Self, ConvertError> {
+        Ok(Self {
             limits: Limits {
                 nano_cpus: resources.limit_nano_cpus,
                 memory: resources.limit_memory,
                 pids: resources.limit_pids,
             },
             reservations: Reservations { nano_cpus: resources.reserved_nano_cpus, memory: resources.reserved_memory },
-        }
+            controls: optional("controls", resources.controls)?.unwrap_or_default(),
+        })
     }
 }
 

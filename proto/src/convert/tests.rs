@@ -58,7 +58,13 @@ fn full_spec() -> ServiceSpec {
                     create_source: false,
                     propagation: Propagation::Rslave,
                 },
-                Mount::Tmpfs { target: "/tmp".into(), size: Some(1 << 20), mode: Some(0o1777), read_only: false },
+                Mount::Tmpfs {
+                    target: "/tmp".into(),
+                    size: Some(1 << 20),
+                    mode: Some(0o1777),
+                    read_only: false,
+                    options: TmpfsOptions { uid: Some(1), gid: Some(2), inodes: Some(3), exec: true, suid: true },
+                },
             ],
             read_only: true,
             init: true,
@@ -76,9 +82,55 @@ fn full_spec() -> ServiceSpec {
             resources: Resources {
                 limits: Limits { nano_cpus: Some(5), memory: Some(6), pids: Some(7) },
                 reservations: Reservations { nano_cpus: Some(1), memory: Some(2) },
+                controls: full_controls(),
             },
             singleton: true,
+            rights: full_rights(),
+            kernel: KernelSettings {
+                ulimits: BTreeMap::from([("nofile".into(), Ulimit { soft: Some(1), hard: None })]),
+                sysctls: BTreeMap::from([("net.core.somaxconn".into(), "5".into())]),
+                shm_size: Some(1 << 20),
+                oom_score_adj: Some(-5),
+            },
+            runtime: Some("runsc".into()),
             ..TaskSpec::of_image("hello:1")
+        },
+    }
+}
+
+fn full_rights() -> Rights {
+    Rights {
+        privileged: true,
+        group_add: vec!["adm".into(), "5".into()],
+        cap_add: ["ALL".into()].into(),
+        cap_drop: ["CHOWN".into()].into(),
+        no_new_privileges: Some(false),
+        seccomp: Seccomp::Profile("{}".into()),
+        apparmor: Some("mine".into()),
+        unmasked: true,
+        devices: vec![Device { source: "/dev/a".into(), target: "/dev/b".into(), access: "rw".into() }],
+        device_rules: vec!["c 1:3 r".into()],
+        ipc: IpcMode::Host,
+        host_pid: true,
+    }
+}
+
+fn full_controls() -> Controls {
+    Controls {
+        memory_swap: Some(MemorySwap::Bytes(7)),
+        swappiness: Some(0),
+        oom_kill_disable: true,
+        cpu_shares: Some(1024),
+        cpu_period: Some(50_000),
+        cpu_quota: Some(25_000),
+        cpuset: Some("0-1".into()),
+        block: BlockIo {
+            weight: Some(10),
+            device_weights: BTreeMap::from([("/dev/a".into(), 20)]),
+            read_bps: BTreeMap::from([("/dev/a".into(), 1)]),
+            write_bps: BTreeMap::from([("/dev/a".into(), 2)]),
+            read_iops: BTreeMap::from([("/dev/a".into(), 3)]),
+            write_iops: BTreeMap::from([("/dev/a".into(), 4)]),
         },
     }
 }
@@ -138,6 +190,16 @@ fn a_full_spec_survives() {
     let stack =
         StackSpec { name: "hello".parse().unwrap(), services: BTreeMap::from([("web".parse().unwrap(), full_spec())]) };
     assert_eq!(over_the_wire::<_, wire::StackSpec>(stack.clone()), Ok(stack));
+}
+
+#[test]
+fn every_filter_of_system_calls_and_unlimited_swap_survive() {
+    for seccomp in [Seccomp::Default, Seccomp::Unconfined, Seccomp::Profile(String::new())] {
+        let mut spec = TaskSpec::of_image("a");
+        spec.rights.seccomp = seccomp;
+        spec.resources.controls.memory_swap = Some(MemorySwap::Unlimited);
+        assert_eq!(over_the_wire::<_, wire::TaskSpec>(spec.clone()), Ok(spec));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who a process runs as: by numbers, or as `user[:group]` by the container's own passwd and group files.
+//! Who a process runs as: by numbers, or as `user[:[group][,group...]]` by the container's own passwd and group files.
 //!
 //! Names are not in the specification for Linux; an engine that sets `process.user.username` leaves the looking up to
 //! us. It needs the container's root as the process's root, so that links in `/etc` lead nowhere else. The files are
@@ -101,10 +101,10 @@ struct Account<'a> {
 /// Docker's rules: a number needs no entry; without a group the user's own and all it is a member of.
 fn resolve(user: &str, passwd: &str, group: &str) -> Result<Ids, StartError> {
     let impossible = |reason: String| StartError::impossible(format!("running as user {user:?}"), reason);
-    let (name, group_name) = match user.split_once(':') {
-        Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
-        None => (user, None),
-    };
+    let (name, all) = user.split_once(':').unwrap_or((user, ""));
+    // The first is the user's own, those after it are added.
+    let mut names = all.split(',');
+    let group_name = names.next().filter(|group| !group.is_empty());
     let number = number(name);
     let account = passwd.lines().filter_map(account).find(|account| match number {
         Some(uid) => account.uid == uid,
@@ -120,10 +120,17 @@ fn resolve(user: &str, passwd: &str, group: &str) -> Result<Ids, StartError> {
             .ok_or_else(|| impossible(format!("the container's /etc/group has no group {name:?}")))?,
         None => account.as_ref().map_or(0, |account| account.gid),
     };
-    let groups = match (&account, group_name) {
+    let mut groups = match (&account, group_name) {
         (Some(account), None) => memberships(account.name, group),
         _ => Vec::new(),
     };
+    for name in names {
+        let missing = || impossible(format!("the container's /etc/group has no group {name:?}"));
+        let added = group_id(name, group).ok_or_else(missing)?;
+        if !groups.contains(&added) {
+            groups.push(added);
+        }
+    }
     let home = Some(account.map_or("/", |account| account.home).to_owned());
     Ok(Ids { uid, gid, groups, umask: UMASK, home })
 }
@@ -194,6 +201,9 @@ mod tests {
         assert_eq!(ids("www:adm"), Ok((33, 4, vec![], "/var/www".into())));
         assert_eq!(ids("www:77"), Ok((33, 77, vec![], "/var/www".into())));
         assert_eq!(ids("1234"), Ok((1234, 0, vec![], "/".into())));
+        assert_eq!(ids("www:,adm,77"), Ok((33, 34, vec![4, 5, 77], "/var/www".into())));
+        assert_eq!(ids("1234:adm,www"), Ok((1234, 4, vec![34], "/".into())));
+        assert!(ids("www:,none").is_err_and(|error| error.contains("has no group \"none\"")));
         assert!(ids("nobody").is_err_and(|error| error.contains("has no user \"nobody\"")));
         assert!(ids("www:none").is_err_and(|error| error.contains("has no group \"none\"")));
         assert!(ids("4294967295").is_err());

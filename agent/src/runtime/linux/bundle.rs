@@ -6,11 +6,17 @@
 //! * A mount with the destination `/` is the root file system itself, of type `overlay`, with one `lowerdir=` option
 //!   for each layer, uppermost first. So the root is mounted in the container's own mount namespace and no mount of
 //!   it is ever seen, or left behind, on the host.
-//! * `process.user.username` holds the user as it was written (`www-data:adm`); only the container's own passwd and
-//!   group files, which the shim sees, tell the numbers.
+//! * `process.user.username` holds the user as it was written (`www-data:adm`), and after commas the groups that are
+//!   added (`www-data:,audio,44`); only the container's own passwd and group files, which the shim sees, tell the
+//!   numbers.
 //!
-//! Deliberately absent: a devices cgroup (every mount is `nodev` and `/dev` has nothing but the harmless devices),
-//! cgroup v1 mounts below `/sys/fs/cgroup`, anonymous volumes for an image's `VOLUME`.
+//! Deliberately absent: a devices cgroup where the spec names no devices (every mount is `nodev` and `/dev` has nothing
+//! but the harmless ones), cgroup v1 mounts below `/sys/fs/cgroup` of containers that are not privileged, anonymous
+//! volumes for an image's `VOLUME`.
+
+mod limits;
+mod profile;
+mod rights;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,68 +26,32 @@ use std::{
 
 use oci_spec::{
     OciSpecError,
-    image::ImageConfiguration,
+    image::{Config as ImageConfig, ImageConfiguration},
     runtime::{
-        Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxNamespace,
-        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, Mount as OciMount, MountBuilder,
-        ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+        LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+        Mount as OciMount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
     },
 };
 use roster_proto::{
     assignment::Assignment,
     id::NodeId,
-    spec::{Limits, Mount, Propagation},
+    spec::{IpcMode, Mount, Propagation, Rights, TaskSpec},
 };
 use roster_runtime::{
     container::{ANNOTATION_CREATE, ANNOTATION_INIT},
     error::StartError,
-    seccomp,
 };
+
+pub use self::profile::Platform;
+use super::devices::HostDevices;
 
 /// OCI's own name for it.
 pub const ANNOTATION_STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
 
-/// Microseconds: the kernel's and Docker's default.
-const CPU_PERIOD: u64 = 100_000;
-/// Microseconds: the kernel refuses less.
-const SMALLEST_QUOTA: u64 = 1_000;
+/// Docker's default, in bytes.
+const SHM_SIZE: u64 = 64 << 20;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Docker's default set.
-const CAPABILITIES: [Capability; 14] = [
-    Capability::AuditWrite,
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Mknod,
-    Capability::NetBindService,
-    Capability::NetRaw,
-    Capability::Setfcap,
-    Capability::Setgid,
-    Capability::Setpcap,
-    Capability::Setuid,
-    Capability::SysChroot,
-];
-
-const MASKED_PATHS: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Everything that ends up in a bundle.
 #[derive(Debug)]
@@ -99,6 +69,9 @@ pub struct Contents<'a> {
     pub cgroup: PathBuf,
     /// The host has cgroup v2, of which the container may see its own part.
     pub cgroup2: bool,
+    pub platform: Platform,
+    /// What the spec's devices are on this node.
+    pub devices: &'a HostDevices,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -142,14 +115,14 @@ fn build(contents: &Contents<'_>) -> Result<Spec, BundleError> {
     let task = &*contents.assignment.spec;
     let image = contents.image.config().as_ref();
     let args = command(contents).map_err(BundleError::Impossible)?;
-    let user = task.user.clone().or_else(|| image?.user().clone()).filter(|user| !user.is_empty());
     let mut oci_user = UserBuilder::default().uid(0u32).gid(0u32);
-    if let Some(user) = user {
+    if let Some(user) = user(task, image) {
         oci_user = oci_user.username(user);
     }
-    let capabilities: HashSet<Capability> = CAPABILITIES.into_iter().collect();
-    let allowed = capabilities.clone();
-    let process = ProcessBuilder::default()
+    let rights = &task.rights;
+    let capabilities = rights::capabilities(rights);
+    let seccomp = rights::seccomp(rights, &capabilities, &contents.platform).map_err(BundleError::Impossible)?;
+    let mut process = ProcessBuilder::default()
         .terminal(task.tty)
         .user(oci_user.build()?)
         .args(args)
@@ -164,18 +137,28 @@ fn build(contents: &Contents<'_>) -> Result<Spec, BundleError> {
                 .ambient(HashSet::new())
                 .build()?,
         )
-        .no_new_privileges(true)
-        .rlimits(Vec::new())
-        .oom_score_adj(0)
+        .no_new_privileges(rights::no_new_privileges(rights))
+        .rlimits(limits::rlimits(task)?)
+        .oom_score_adj(task.kernel.oom_score_adj.unwrap_or(0))
         .build()?;
-    let linux = LinuxBuilder::default()
+    process.set_apparmor_profile(rights.apparmor.clone());
+    let mut resources = limits::resources(&task.resources, contents.devices)?;
+    let device_rules = rights::device_rules(rights, contents.devices)?;
+    resources.set_devices(Some(device_rules).filter(|rules| !rules.is_empty()));
+    let covered = |paths: &[&str]| match rights.privileged || rights.unmasked {
+        true => Vec::new(),
+        false => paths.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    let mut linux = LinuxBuilder::default()
         .cgroups_path(contents.cgroup.clone())
-        .resources(resources(&task.resources.limits)?)
-        .namespaces(namespaces(&contents.network)?)
-        .masked_paths(MASKED_PATHS.map(str::to_owned).to_vec())
-        .readonly_paths(READONLY_PATHS.map(str::to_owned).to_vec())
-        .seccomp(seccomp::default_profile(&allowed))
+        .resources(resources)
+        .namespaces(namespaces(contents)?)
+        .devices(rights::nodes(contents.devices)?)
+        .sysctl(limits::sysctls(task))
+        .masked_paths(covered(&rights::MASKED_PATHS))
+        .readonly_paths(covered(&rights::READONLY_PATHS))
         .build()?;
+    linux.set_seccomp(seccomp);
     let spec = SpecBuilder::default()
         .version("1.0.2")
         .root(RootBuilder::default().path("rootfs").readonly(task.read_only).build()?)
@@ -188,27 +171,16 @@ fn build(contents: &Contents<'_>) -> Result<Spec, BundleError> {
     Ok(spec)
 }
 
-/// The limit of memory holds for memory and swap together: a container that is out of memory is killed, not swapped.
-fn resources(limits: &Limits) -> Result<LinuxResources, OciSpecError> {
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    let mut resources = LinuxResources::default();
-    if let Some(pids) = limits.pids {
-        resources.set_pids(Some(LinuxPidsBuilder::default().limit(signed(pids)).build()?));
+/// As the container's first process looks it up: `USER[:GROUP]`, with the groups that are added after it.
+fn user(task: &TaskSpec, image: Option<&ImageConfig>) -> Option<String> {
+    let user = task.user.clone().or_else(|| image?.user().clone()).filter(|user| !user.is_empty());
+    let groups = &task.rights.group_add;
+    if groups.is_empty() {
+        return user;
     }
-    if let Some(bytes) = limits.memory.map(signed) {
-        resources.set_memory(Some(LinuxMemoryBuilder::default().limit(bytes).swap(bytes).build()?));
-    }
-    if let Some(nano_cpus) = limits.nano_cpus {
-        let (quota, period) = quota(nano_cpus);
-        resources.set_cpu(Some(LinuxCpuBuilder::default().quota(quota).period(period).build()?));
-    }
-    Ok(resources)
-}
-
-/// Quota and period in microseconds.
-fn quota(nano_cpus: u64) -> (i64, u64) {
-    let quota = (nano_cpus / (1_000_000_000 / CPU_PERIOD)).max(SMALLEST_QUOTA);
-    (i64::try_from(quota).unwrap_or(i64::MAX), CPU_PERIOD)
+    let user = user.unwrap_or_else(|| "0".to_owned());
+    let (name, group) = user.split_once(':').unwrap_or((&user, ""));
+    Some(format!("{name}:{group},{}", groups.join(",")))
 }
 
 /// `web-2`: the replica's name as a host name may be written.
@@ -272,16 +244,18 @@ fn working_dir(contents: &Contents<'_>) -> PathBuf {
     Path::new("/").join(dir)
 }
 
-fn namespaces(network: &Network<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+fn namespaces(contents: &Contents<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     let own = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
-    let mut namespaces = vec![
-        own(LinuxNamespaceType::Pid)?,
-        own(LinuxNamespaceType::Mount)?,
-        own(LinuxNamespaceType::Uts)?,
-        own(LinuxNamespaceType::Ipc)?,
-        own(LinuxNamespaceType::Cgroup)?,
-    ];
-    match network {
+    let rights = &contents.assignment.spec.rights;
+    let mut namespaces =
+        vec![own(LinuxNamespaceType::Mount)?, own(LinuxNamespaceType::Uts)?, own(LinuxNamespaceType::Cgroup)?];
+    if !rights.host_pid {
+        namespaces.push(own(LinuxNamespaceType::Pid)?);
+    }
+    if rights.ipc != IpcMode::Host {
+        namespaces.push(own(LinuxNamespaceType::Ipc)?);
+    }
+    match &contents.network {
         Network::Host => {}
         Network::None => namespaces.push(own(LinuxNamespaceType::Network)?),
         Network::Path { netns, .. } => namespaces
@@ -296,17 +270,20 @@ fn mounts(contents: &Contents<'_>) -> Result<Vec<OciMount>, OciSpecError> {
     root.push(format!("upperdir={}", contents.upper.display()));
     root.push(format!("workdir={}", contents.work.display()));
     root.push("nodev".to_owned());
+    let rights = &contents.assignment.spec.rights;
     let mut mounts = vec![
         mount("/", "overlay", Some(Path::new("overlay")), root)?,
         standard("/proc", "proc", &["nosuid", "noexec", "nodev"])?,
-        standard("/dev", "tmpfs", &["nosuid", "nodev", "noexec", "mode=755", "size=65536k"])?,
+        standard("/dev", "tmpfs", dev_options(rights))?,
         standard("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"])?,
-        standard("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"])?,
-        standard("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
-        standard("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
     ];
+    mounts.extend(ipc_mounts(&contents.assignment.spec)?);
+    let access = if rights.privileged { "rw" } else { "ro" };
+    mounts.push(standard("/sys", "sysfs", &["nosuid", "noexec", "nodev", access])?);
     if contents.cgroup2 {
-        mounts.push(standard("/sys/fs/cgroup", "cgroup2", &["nosuid", "noexec", "nodev", "ro"])?);
+        mounts.push(standard("/sys/fs/cgroup", "cgroup2", &["nosuid", "noexec", "nodev", access])?);
+    } else if rights.privileged {
+        mounts.push(standard("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev"])?);
     }
     for (name, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
     {
@@ -317,9 +294,34 @@ fn mounts(contents: &Contents<'_>) -> Result<Vec<OciMount>, OciSpecError> {
     let mut wanted: Vec<&Mount> = contents.assignment.spec.mounts.iter().collect();
     wanted.sort_by_key(|mount| target(mount).components().count());
     for mount in wanted {
-        mounts.push(of_task(mount)?);
+        mounts.push(of_task(mount, rights)?);
     }
     Ok(mounts)
+}
+
+/// With `nodev` the devices are the host's nodes, bound; without it they are made, and a control group keeps others
+/// away.
+fn dev_options(rights: &Rights) -> &'static [&'static str] {
+    match rights::controls_devices(rights) {
+        true => &["nosuid", "noexec", "mode=755", "size=65536k"],
+        false => &["nosuid", "nodev", "noexec", "mode=755", "size=65536k"],
+    }
+}
+
+fn ipc_mounts(task: &TaskSpec) -> Result<Vec<OciMount>, OciSpecError> {
+    let queues = || standard("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
+    match task.rights.ipc {
+        IpcMode::Private => {
+            let size = format!("size={}k", task.kernel.shm_size.unwrap_or(SHM_SIZE).div_ceil(1024));
+            Ok(vec![standard("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &size])?, queues()?])
+        }
+        IpcMode::None => Ok(vec![queues()?]),
+        IpcMode::Host => {
+            let options = ["rbind", "nosuid", "noexec", "nodev", "rprivate"].map(str::to_owned).to_vec();
+            // A mount of queues shows those of the namespace that the process is in, which is the host's.
+            Ok(vec![mount("/dev/shm", "bind", Some(Path::new("/dev/shm")), options)?, queues()?])
+        }
+    }
 }
 
 fn target(mount: &Mount) -> &Path {
@@ -328,7 +330,7 @@ fn target(mount: &Mount) -> &Path {
     }
 }
 
-fn of_task(wanted: &Mount) -> Result<OciMount, OciSpecError> {
+fn of_task(wanted: &Mount, rights: &Rights) -> Result<OciMount, OciSpecError> {
     match wanted {
         Mount::Bind { source, target, read_only, create_source: _, propagation } => {
             let propagation = match propagation {
@@ -340,12 +342,19 @@ fn of_task(wanted: &Mount) -> Result<OciMount, OciSpecError> {
                 Propagation::Slave => "slave",
             };
             // What is mounted below it on the host too.
-            let mut options = vec!["rbind".to_owned(), "rnodev".to_owned(), propagation.to_owned()];
+            let mut options = vec!["rbind".to_owned(), propagation.to_owned()];
+            // Devices on it are out of reach, unless a control group says which of them are not.
+            options.extend((!rights::controls_devices(rights)).then(|| "rnodev".to_owned()));
             options.extend(read_only.then(|| "rro".to_owned()));
             mount(&target.to_string_lossy(), "bind", Some(source), options)
         }
-        Mount::Tmpfs { target, size, mode, read_only } => {
-            let mut options = ["nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
+        Mount::Tmpfs { target, size, mode, read_only, options: more } => {
+            let mut options = vec!["nodev".to_owned()];
+            options.extend((!more.suid).then(|| "nosuid".to_owned()));
+            options.extend((!more.exec).then(|| "noexec".to_owned()));
+            options.extend(more.uid.map(|uid| format!("uid={uid}")));
+            options.extend(more.gid.map(|gid| format!("gid={gid}")));
+            options.extend(more.inodes.map(|count| format!("nr_inodes={count}")));
             options.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
             options.extend(size.map(|bytes| format!("size={bytes}")));
             options.extend(read_only.then(|| "ro".to_owned()));

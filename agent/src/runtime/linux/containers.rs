@@ -37,7 +37,8 @@ use roster_runtime::{
 use tokio::sync::Semaphore;
 
 use super::{
-    bundle::{self, ANNOTATION_STOP_SIGNAL, Contents, Network},
+    bundle::{self, ANNOTATION_STOP_SIGNAL, Contents, Network, Platform},
+    devices::HostDevices,
     etc,
     lease::LeaseFile,
     logs, readiness,
@@ -223,6 +224,8 @@ impl Containers {
         let dir = self.layer_dir(&assignment.task);
         let mut lower: Vec<PathBuf> = image.layers.iter().rev().cloned().collect();
         lower.push(self.base.clone());
+        let impossible = |error| RuntimeError { cause: cause(error), transient: false };
+        let devices = HostDevices::of(&assignment.spec).map_err(impossible)?;
         let spec = bundle::spec(&Contents {
             assignment,
             node: &self.config.node,
@@ -234,8 +237,10 @@ impl Containers {
             network: *network,
             cgroup: self.group(&assignment.task),
             cgroup2: self.hierarchies.is_v2(),
+            platform: Platform::of_host(),
+            devices: &devices,
         });
-        let spec = spec.map_err(|error| RuntimeError { cause: cause(error), transient: false })?;
+        let spec = spec.map_err(impossible)?;
         stop_signal(&spec)?;
         Ok(spec)
     }
@@ -273,8 +278,8 @@ impl Containers {
             }),
             false => None,
         };
-        let (logs, stdin) = (self.log_dir(task), assignment.spec.stdin_open);
-        let call = Call::Run { bundle: bundle.0, logs, cgroup: cgroup.0, address, stdin, lease };
+        let (logs, stdin, host_pid) = (self.log_dir(task), assignment.spec.stdin_open, assignment.spec.rights.host_pid);
+        let call = Call::Run { bundle: bundle.0, logs, cgroup: cgroup.0, address, stdin, host_pid, lease };
         self.shim.run(&call).map(Started::from)
     }
 

@@ -5,6 +5,7 @@
 
 pub mod bundle;
 pub mod containers;
+pub mod devices;
 mod etc;
 pub mod lease;
 pub mod logs;

@@ -1,4 +1,6 @@
-use roster_proto::spec::{Limits, Propagation, Protocol, Reservations};
+use roster_proto::spec::{
+    Device, IpcMode, Limits, MemorySwap, Propagation, Protocol, Reservations, Seccomp, TmpfsOptions, Ulimit,
+};
 
 use super::*;
 
@@ -64,7 +66,8 @@ fn paths_are_absolute_and_do_not_climb() {
     refused(|s| s.task.mounts = vec![bind("/a", "/data"), bind("/b", "/data/")], "is mounted twice");
     refused(|s| s.task.working_dir = Some("srv".into()), "services.web.working_dir: \"srv\" must be an absolute path");
     let target = "/tmp".into();
-    let tmpfs = Mount::Tmpfs { target, size: None, mode: Some(0o100_000), read_only: false };
+    let tmpfs =
+        Mount::Tmpfs { target, size: None, mode: Some(0o100_000), read_only: false, options: TmpfsOptions::default() };
     refused(|s| s.task.mounts = vec![tmpfs], "mode 100000 is not a permission");
 }
 
@@ -127,4 +130,67 @@ fn all_problems_are_told_and_only_so_many() {
     let error = error.expect_err("must be refused").to_string();
     assert!(error.starts_with("stack hello cannot be applied:\n  services.web.image: is missing"), "{error}");
     assert!(error.ends_with("\n  and 11 more"), "{error}");
+}
+
+#[test]
+fn what_a_container_may_do() {
+    refused(|s| s.task.rights.cap_add.extend(["CAP_CHOWN".into()]), "services.web.cap_add: \"CAP_CHOWN\" is not");
+    refused(|s| s.task.rights.cap_drop.extend(["ROOT".into()]), "services.web.cap_drop: \"ROOT\" is not");
+    refused(|s| s.task.rights.group_add = vec!["a:b".into()], "services.web.group_add: \"a:b\" is not a group");
+    refused(
+        |s| s.task.rights.seccomp = Seccomp::Profile("{}".into()),
+        "security_opt.seccomp: it is no seccomp profile",
+    );
+    let large = || format!("\"{}\"", "x".repeat(100_000));
+    refused(|s| s.task.rights.seccomp = Seccomp::Profile(large()), "65536 are allowed");
+    refused(|s| s.task.rights.apparmor = Some("a b".into()), "security_opt.apparmor");
+    let device =
+        |source: &str, access: &str| Device { source: source.into(), target: "/dev/x".into(), access: access.into() };
+    refused(|s| s.task.rights.devices = vec![device("dev/x", "rwm")], "\"dev/x\" is not the path of a device");
+    refused(|s| s.task.rights.devices = vec![device("/dev/x", "x")], "\"x\" is not an access");
+    refused(|s| s.task.rights.devices = vec![device("/dev/x", "r"); 300], "300 entries; 256 are allowed");
+    refused(|s| s.task.rights.device_rules = vec!["everything".into()], "is not a rule for devices");
+    refused(|s| s.task.runtime = Some("../runc".into()), "services.web.runtime: \"../runc\" is not");
+}
+
+#[test]
+fn how_the_kernel_treats_it() {
+    let files = |soft, hard| Ulimit { soft, hard };
+    refused(|s| s.task.kernel.ulimits.extend([("files".into(), files(None, None))]), "\"files\" is not a ulimit");
+    refused(|s| s.task.kernel.ulimits.extend([("nofile".into(), files(None, Some(1)))]), "soft limit above its hard");
+    refused(|s| s.task.kernel.sysctls.extend([("kernel.panic".into(), "1".into())]), "is the host's");
+    refused(
+        |s| {
+            s.task.network = NetworkMode::Host;
+            s.task.kernel.sysctls.insert("net.core.somaxconn".into(), "1".into());
+        },
+        "belongs to the network",
+    );
+    refused(
+        |s| {
+            s.task.rights.ipc = IpcMode::Host;
+            s.task.kernel.sysctls.insert("kernel.sem".into(), "1".into());
+        },
+        "belongs to the IPC namespace",
+    );
+    refused(|s| s.task.kernel.shm_size = Some(1), "services.web.shm_size: must be at least 4096");
+    refused(|s| s.task.kernel.oom_score_adj = Some(1001), "services.web.oom_score_adj");
+    let controls = |change: fn(&mut roster_proto::spec::Controls), problem| {
+        refused(|s| change(&mut s.task.resources.controls), problem);
+    };
+    controls(|c| c.memory_swap = Some(MemorySwap::Bytes(1)), "services.web.memswap_limit: counts memory and swap");
+    controls(|c| c.swappiness = Some(101), "services.web.mem_swappiness");
+    controls(|c| c.cpu_shares = Some(1), "services.web.cpu_shares: must be from 2 to 262144");
+    controls(|c| c.cpu_period = Some(1), "services.web.cpu_period");
+    controls(|c| c.cpuset = Some("all".into()), "\"all\" is not a set of processors");
+    controls(|c| c.block.weight = Some(5), "a weight must be from 10 to 1000");
+    controls(|c| c.block.read_bps.extend([("/dev/sda".into(), 0)]), "a rate must be more than nothing");
+    controls(|c| c.block.read_bps.extend([("sda".into(), 1)]), "\"sda\" is not the path of a device");
+    refused(
+        |s| {
+            s.task.resources.limits.nano_cpus = Some(1_000_000_000);
+            s.task.resources.controls.cpu_quota = Some(50_000);
+        },
+        "services.web.cpu_quota: cannot be set beside cpus",
+    );
 }

@@ -47,6 +47,8 @@ pub(crate) enum Call {
         address: Option<Ipv4Addr>,
         /// Keep standard input open.
         stdin: bool,
+        /// It has no pid namespace of its own.
+        host_pid: bool,
         /// Of a singleton.
         lease: Option<lease::Terms>,
     },
@@ -63,13 +65,16 @@ impl Call {
         let mut args: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
         match self {
-            Call::Run { bundle, logs, cgroup, address, stdin, lease } => {
+            Call::Run { bundle, logs, cgroup, address, stdin, host_pid, lease } => {
                 option("run", bundle.into());
                 option("--logs", logs.into());
                 cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
                 address.iter().for_each(|address| option("--address", address.to_string().into()));
                 if *stdin {
                     option("--stdin", "open".into());
+                }
+                if *host_pid {
+                    option("--pid", "host".into());
                 }
                 if let Some(lease::Terms { file, signal, grace }) = lease {
                     option("--lease", file.0.clone().into());
@@ -93,7 +98,8 @@ impl Call {
         let verb = args.next()?;
         let bundle = PathBuf::from(args.next()?);
         let (mut logs, mut address, mut timeout, mut cgroup) = (None, None, None, Vec::new());
-        let (mut lease, mut signal, mut grace, mut stdin) = (None, None, None, false);
+        let (mut lease, mut signal, mut grace) = (None, None, None);
+        let (mut stdin, mut host_pid) = (false, false);
         while let Some(option) = args.next() {
             if option == "--" {
                 break;
@@ -104,6 +110,7 @@ impl Call {
                 "--cgroup" => cgroup.push(PathBuf::from(value)),
                 "--address" => address = Some(value.to_str()?.parse().ok()?),
                 "--stdin" => stdin = value == "open",
+                "--pid" => host_pid = value == "host",
                 "--timeout-ms" => timeout = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
                 "--lease" => lease = Some(LeaseFile(value.into())),
                 "--stop-signal" => signal = Some(value.to_str()?.parse().ok()?),
@@ -117,7 +124,7 @@ impl Call {
                     Some(file) => Some(lease::Terms { file, signal: signal?, grace: grace? }),
                     None => None,
                 };
-                Some(Call::Run { bundle, logs: logs?, cgroup, address, stdin, lease })
+                Some(Call::Run { bundle, logs: logs?, cgroup, address, stdin, host_pid, lease })
             }
             "exec" => Some(Call::Exec { bundle, cgroup, timeout: timeout?, command: args.collect() }),
             _ => None,
@@ -132,8 +139,10 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match call {
-        Call::Run { bundle, logs, cgroup, address, stdin, lease } => {
-            run::run(&BundleDir(bundle), &logs, &CgroupDirs(cgroup), address, stdin, lease).inspect_err(|error| {
+        Call::Run { bundle, logs, cgroup, address, stdin, host_pid, lease } => {
+            let (bundle, cgroup) = (BundleDir(bundle), CgroupDirs(cgroup));
+            let making = run::Making { bundle: &bundle, logs: &logs, cgroup: &cgroup, stdin, host_pid };
+            run::run(&making, address, lease).inspect_err(|error| {
                 report(&StartReport::Failed(error.clone()));
             })
         }
@@ -173,6 +182,7 @@ mod tests {
                 cgroup: vec!["/c/1".into(), "/c/2".into()],
                 address: Some(Ipv4Addr::new(10, 0, 0, 2)),
                 stdin: lease.is_some(),
+                host_pid: lease.is_some(),
                 lease,
             };
             assert_eq!(Call::parse(run.to_args()), Some(run));

@@ -51,14 +51,17 @@ struct Streams {
     ended: OwnedFd,
 }
 
-pub(super) fn run(
-    bundle: &BundleDir,
-    logs: &Path,
-    cgroup: &CgroupDirs,
-    address: Option<Ipv4Addr>,
-    stdin: bool,
-    lease: Option<Terms>,
-) -> Result<(), StartError> {
+/// What the agent says of a container beside its bundle.
+pub(super) struct Making<'a> {
+    pub(super) bundle: &'a BundleDir,
+    pub(super) logs: &'a Path,
+    pub(super) cgroup: &'a CgroupDirs,
+    pub(super) stdin: bool,
+    pub(super) host_pid: bool,
+}
+
+pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<Terms>) -> Result<(), StartError> {
+    let Making { bundle, cgroup, .. } = making;
     sys::set_process_name(c"roster-shim").step(|| "name the shim".to_owned())?;
     nix::unistd::setsid().step(|| "begin a session".to_owned())?;
     std::env::set_current_dir("/").step(|| "change to /".to_owned())?;
@@ -70,7 +73,7 @@ pub(super) fn run(
         _ => {}
     }
     let mut guard = lease.map(Guard::begin).transpose()?;
-    let (child, pidfd, streams, log) = fork_container(bundle, logs, cgroup, stdin)?;
+    let (child, pidfd, streams, log) = fork_container(making)?;
     let init = Identity::of(child).step(|| "look at the container's first process".to_owned())?;
     let shim = Identity::of(std::process::id()).step(|| "look at the shim's own process".to_owned())?;
     let running = Running { shim, init, address, at: record::now() };
@@ -79,7 +82,7 @@ pub(super) fn run(
     close_report().step(|| "open /dev/null".to_owned())?;
 
     // From here on nobody listens; what fails ends the shim and with it the container, which the agent then calls lost.
-    let status = supervise(log, &pidfd, &streams, guard.as_mut()).step(|| "watch the container".to_owned())?;
+    let status = supervise(log, &pidfd, &streams, making, guard.as_mut()).step(|| "watch the container".to_owned())?;
     let told = read_to_end(streams.ended).step(|| "read how the program ended".to_owned())?;
     let how = match guard {
         Some(guard) if guard.is_lost() => Exit::LeaseLost,
@@ -90,24 +93,21 @@ pub(super) fn run(
 }
 
 /// Returns once the image's program is executing.
-fn fork_container(
-    bundle: &BundleDir,
-    logs: &Path,
-    cgroup: &CgroupDirs,
-    stdin: bool,
-) -> Result<(u32, OwnedFd, Streams, LogFile), StartError> {
+fn fork_container(making: &Making<'_>) -> Result<(u32, OwnedFd, Streams, LogFile), StartError> {
+    let Making { bundle, logs, cgroup, .. } = *making;
     let pipe = || super::pipe().step(|| "make a pipe".to_owned());
     let (out, out_write) = pipe()?;
     let (err, err_write) = pipe()?;
     let (ended, ended_write) = pipe()?;
-    let (input, input_write) = match stdin {
+    let (input, input_write) = match making.stdin {
         true => pipe().map(|(read, write)| (read, Some(write)))?,
         false => (sys::open_null().step(|| "open /dev/null".to_owned())?.into(), None),
     };
     let (channel, process) = Channel::pair().step(|| "make a pair of sockets".to_owned())?;
     let door = cgroup.door().step(|| "open the container's cgroup".to_owned())?;
+    let namespaces = if making.host_pid { 0 } else { nix::libc::CLONE_NEWPID };
     // SAFETY: the shim never starts a thread.
-    match unsafe { container::fork(nix::libc::CLONE_NEWPID, &door) }? {
+    match unsafe { container::fork(namespaces, &door) }? {
         sys::Forked::Child => {
             // Not to keep open what only the shim reads: its death must be noticed.
             drop((out, err, channel, ended, input_write));
@@ -177,6 +177,7 @@ fn supervise(
     mut log: LogFile,
     pidfd: &OwnedFd,
     streams: &Streams,
+    making: &Making<'_>,
     mut guard: Option<&mut Guard>,
 ) -> io::Result<sys::WaitStatus> {
     let mut open = vec![true; streams.outputs.len()];
@@ -206,8 +207,13 @@ fn supervise(
             open[index] = open[index] && copy(&mut log, *stream, fd, &mut buffer)? != Copied::End;
         }
         if ended {
-            // Its pid namespace is empty before it can be waited for: nothing more will be written.
-            break sys::wait(pidfd)?;
+            // Its pid namespace is empty before it can be waited for: nothing more will be written. In the host's the
+            // rest lives on until it is killed.
+            let status = sys::wait(pidfd)?;
+            if making.host_pid {
+                making.cgroup.kill()?;
+            }
+            break status;
         }
         if let Some(guard) = guard.as_deref_mut().filter(|_| due) {
             guard.act(pidfd)?;
