@@ -1,13 +1,8 @@
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = [
-        "roster/v1/types.proto",
-        "roster/v1/control.proto",
-        "roster/v1/containers.proto",
-        "roster/v1/dispatch.proto",
-        "roster/v1/cluster.proto",
-    ];
+    let files =
+        ["types", "control", "containers", "live", "dispatch", "cluster"].map(|name| format!("roster/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // Reflection serves this file.

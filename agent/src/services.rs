@@ -1,4 +1,4 @@
-//! Logs, images and containers of this host, for users. What they ask for comes by way of the session.
+//! Logs, images and containers of this host, also from inside, for users. What they ask for comes by way of the session.
 
 mod signal;
 
@@ -12,8 +12,9 @@ use roster_proto::{
     id::{NodeId, TaskId},
     report::{ImageInfo, LogLine},
     time::Timestamp,
-    wire::{self, container_request},
+    wire::{self, container_request, live_work::Work},
 };
+use roster_runtime::error::StartError;
 use tokio::sync::mpsc;
 use tokio_util::{io::StreamReader, sync::CancellationToken};
 
@@ -24,6 +25,7 @@ use crate::{
         Runtime,
         linux::{
             LinuxRuntime,
+            live::{LiveError, LiveInput, LiveOutput},
             logs::{LogError, LogQuery, read_logs},
         },
     },
@@ -88,6 +90,10 @@ impl Services for HostServices {
         }
     }
 
+    async fn live(&self, task: &TaskId, work: Work, input: LiveInput, output: LiveOutput) -> Result<(), Failure> {
+        Ok(self.runtime.live(task, work, input, output).await?)
+    }
+
     async fn load(&self, archive: Archive) -> Result<Vec<ImageInfo>, Failure> {
         let images = self.images.load(StreamReader::new(archive)).await?;
         Ok(self.told(&images))
@@ -134,6 +140,18 @@ impl From<ImageError> for Failure {
             ErrorKind::Invalid => Failure::Invalid(message),
             ErrorKind::Precondition => Failure::Precondition(message),
             ErrorKind::Unavailable => Failure::Unavailable(message),
+        }
+    }
+}
+
+impl From<LiveError> for Failure {
+    fn from(error: LiveError) -> Self {
+        let message = Chain(&error).to_string();
+        match error {
+            LiveError::NotRunning(_) => Failure::NotFound(message),
+            LiveError::Start(StartError::Impossible { .. }) | LiveError::Wrong(_) => Failure::Invalid(message),
+            LiveError::Paused | LiveError::Start(_) | LiveError::Runtime(_) => Failure::Precondition(message),
+            LiveError::BrokenOff(_) | LiveError::Io { .. } | LiveError::ShimDied => Failure::Unavailable(message),
         }
     }
 }

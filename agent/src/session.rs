@@ -10,6 +10,7 @@
 //! * A node that has joined a cluster speaks to its controllers by TLS and to nobody else ([`crate::membership`]); one
 //!   that has not, to the controller of its own machine. Joining takes effect without a restart.
 
+mod live;
 mod pulse;
 mod requests;
 mod search;

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use roster_proto::wire::{
     self, cluster_server::ClusterServer, containers_server::ContainersServer, control_server::ControlServer,
-    dispatch_server::DispatchServer, enroll_server::EnrollServer, local_server::LocalServer, raft_server::RaftServer,
+    dispatch_server::DispatchServer, enroll_server::EnrollServer, live_server::LiveServer, local_server::LocalServer,
+    raft_server::RaftServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -87,6 +88,7 @@ impl Services {
         ways_in: WaysIn,
     ) -> Result<Self, ServeError> {
         let containers = ContainersServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let live = LiveServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE);
         let control = ControlServer::new(api).max_decoding_message_size(MAX_MESSAGE);
         let dispatch = DispatchServer::new(dispatcher).max_decoding_message_size(MAX_MESSAGE);
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -99,7 +101,7 @@ impl Services {
             .build_v1()?;
         let mut routes = Routes::builder();
         routes.add_service(control).add_service(dispatch).add_service(health_service).add_service(reflection);
-        routes.add_service(containers).add_service(ClusterServer::new(cluster));
+        routes.add_service(containers).add_service(live).add_service(ClusterServer::new(cluster));
         routes.add_service(EnrollServer::new(enroll).max_decoding_message_size(MAX_ENROLMENT));
         routes.add_service(LocalServer::new(local).max_decoding_message_size(MAX_MESSAGE));
         if let Some(raft) = raft {

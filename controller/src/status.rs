@@ -7,7 +7,7 @@ use roster_tls::EnrollError;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
-    api::{filter::FilterError, validate::InvalidSpec},
+    api::{filter::FilterError, live::TargetError, validate::InvalidSpec},
     cluster::ChangeError,
     dispatch::broker::AskError,
     local::{FoundError, LocalError},
@@ -199,6 +199,15 @@ impl From<FilterError> for Status {
             FilterError::NotFound { .. } => Code::NotFound,
         };
         Status::new(code, error.to_string())
+    }
+}
+
+impl From<TargetError> for Status {
+    fn from(error: TargetError) -> Self {
+        match error {
+            TargetError::Filter(error) => error.into(),
+            TargetError::NotRunning(_) | TargetError::NoneRuns { .. } => Status::failed_precondition(error.to_string()),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod containers;
+mod live;
 mod node;
 
 use std::{path::PathBuf, time::Duration};
@@ -12,6 +13,7 @@ pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
 pub use self::containers::{Kill, Restart};
+pub use self::live::{Exec, Inside};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
 
@@ -28,6 +30,7 @@ Examples:
   rctl apply spec.yaml           do it, and wait until it is so
   rctl ps                        every replica, and why it is not running
   rctl logs -f web               what all replicas of web print
+  rctl exec -it web.2 sh         a shell in one of them
   rctl scale web=5               more of it
   rctl rm hello                  take the stack down
 
@@ -36,7 +39,8 @@ Exit codes:
   1    an error, which is printed
   2    `plan` only: there are changes to apply
   3    applied, but not as wanted in time; what is wrong is printed
-  130  Ctrl-C stopped the watching; the work goes on";
+  130  Ctrl-C stopped the watching; the work goes on
+`exec` ends as the program does that it ran; its --help says more.";
 
 #[derive(Debug, Parser)]
 #[command(name = "rctl", version, about = "Roster's command line", long_about = ABOUT, after_help = EXAMPLES)]
@@ -154,6 +158,10 @@ Examples:
   rctl logs --since 2h --until 1h web
   rctl logs k3f9x2 --since 2026-01-31T12:00:00Z")]
     Logs(Logs),
+
+    /// Run a program in a running container
+    #[command(after_help = live::EXEC)]
+    Exec(Exec),
 
     /// Change how many replicas services have
     #[command(after_help = "\

@@ -50,6 +50,8 @@ pub enum Ending {
     Changes,
     /// Ctrl-C stopped the watching, not the work.
     Detached,
+    /// As the program in the container did.
+    Program(u8),
 }
 
 impl Error {
@@ -71,6 +73,7 @@ impl Ending {
             Ending::Done => 0,
             Ending::Changes => 2,
             Ending::Detached => 130,
+            Ending::Program(code) => code,
         }
     }
 }

@@ -11,3 +11,4 @@ pub mod compose;
 pub mod context;
 pub mod error;
 pub mod render;
+pub mod terminal;

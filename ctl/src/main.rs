@@ -9,7 +9,7 @@ use nix::{
 };
 use rctl::{
     cli::{Cli, Color},
-    commands,
+    commands, terminal,
 };
 
 fn main() -> ExitCode {
@@ -61,6 +61,7 @@ extern "C" fn on_broken_pipe(_signal: std::ffi::c_int) {
     let looked = poll(&mut streams, PollTimeout::ZERO);
     let is_gone = |stream: &PollFd<'_>| stream.revents().is_some_and(|found| found.contains(PollFlags::POLLERR));
     if looked.is_ok() && streams.iter().any(is_gone) {
+        terminal::restore();
         // SAFETY: only the default disposition is restored.
         let restored = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
         if restored.is_ok() {

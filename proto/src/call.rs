@@ -67,6 +67,7 @@ impl Kind {
             ("Cluster", "CreateToken") => Self::Secret,
             ("Control", "Logs" | "LoadImage" | "PullImage" | "ListImages" | "RemoveImage") => Self::Agents,
             ("Containers", "Kill") => Self::Once,
+            ("Live", _) => Self::Once,
             _ => Self::Own,
         }
     }

@@ -11,6 +11,7 @@ pub mod call;
 pub mod cause;
 pub mod convert;
 pub mod id;
+pub mod live;
 pub mod node;
 pub mod replay;
 pub mod report;

@@ -12,7 +12,15 @@ pub enum StartError {
     /// Trying again cannot help.
     #[error("{what}: {reason}")]
     Impossible { what: String, reason: String },
+    /// So is this: there is no such program, or it is none that can be run. The code is a shell's for it.
+    #[error("{what}: {reason}")]
+    NotRun { what: String, reason: String, code: i32 },
 }
+
+/// There is no such program.
+pub const NOT_FOUND: i32 = 127;
+/// There is, and it cannot be run.
+pub const NOT_EXECUTABLE: i32 = 126;
 
 impl StartError {
     pub fn impossible(what: impl Into<String>, reason: impl Into<String>) -> Self {

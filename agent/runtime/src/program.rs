@@ -21,7 +21,7 @@ use oci_spec::runtime::{LinuxPersonality, Process};
 
 use crate::{
     channel::{Channel, Word},
-    error::{StartError, Step},
+    error::{NOT_EXECUTABLE, NOT_FOUND, StartError, Step},
     process::{privileges, rlimits, scheduling, user::Ids},
     seccomp::Filter,
     sys,
@@ -174,7 +174,7 @@ impl Program {
         let place = if name.contains('/') { String::new() } else { format!(" in PATH={}", self.path_variable()) };
         let reason =
             format!("executable file not found{place}: no such program there (a shell calls this exit code 127)");
-        StartError::impossible(format!("running {name:?}"), reason)
+        StartError::NotRun { what: format!("running {name:?}"), reason, code: NOT_FOUND }
     }
 }
 
@@ -212,7 +212,8 @@ fn cannot_run(path: &Path, error: Errno) -> StartError {
         Errno::ENOEXEC => "it is no program for this machine: exec format error (a shell calls this exit code 126)",
         _ => error.desc(),
     };
-    StartError::impossible(format!("running {:?}", path.display().to_string()), reason)
+    let what = format!("running {:?}", path.display().to_string());
+    StartError::NotRun { what, reason: reason.to_owned(), code: NOT_EXECUTABLE }
 }
 
 fn c_strings(strings: &[String]) -> Result<Vec<CString>, StartError> {

@@ -18,13 +18,16 @@ use roster_proto::{
     id::TaskId,
     report::{ImageInfo, LogLine, LogStream},
     spec::{NetworkMode, TaskSpec},
-    wire::{self, container_answer::Answer, container_request},
+    wire::{
+        self, container_answer::Answer, container_request, live_input::Input, live_output::Output, live_work::Work,
+    },
 };
 use tokio::sync::{mpsc, watch};
 
 use super::{Ended, Exit, Observed, Phase, Prepared, Probed, Publication, Runtime, RuntimeError, Started};
 use crate::{
     clock::{self, BootTime},
+    runtime::linux::live::{LiveInput, LiveOutput},
     session::{Archive, Failure, Services},
 };
 
@@ -321,6 +324,26 @@ impl Services for MemoryServices {
             }
         }
         Ok(())
+    }
+
+    /// Says again what it is told.
+    async fn live(&self, task: &TaskId, _: Work, mut input: LiveInput, output: LiveOutput) -> Result<(), Failure> {
+        if task.as_str().starts_with("absent") {
+            return Err(Failure::NotFound(format!("task {task} does not run here")));
+        }
+        let say = |said| output.send(wire::LiveOutput { output: Some(said) });
+        while let Some(heard) = futures::StreamExt::next(&mut input).await {
+            let said = match heard.map_err(Failure::Unavailable)? {
+                Input::Data(data) => Output::Stdout(data),
+                Input::End(_) => Output::Exit(wire::LiveExit::default()),
+                Input::Resize(_) | Input::Signal(_) => continue,
+            };
+            let last = matches!(said, Output::Exit(_));
+            if say(said).await.is_err() || last {
+                return Ok(());
+            }
+        }
+        Err(Failure::Unavailable("the caller broke off".to_owned()))
     }
 
     async fn load(&self, mut archive: Archive) -> Result<Vec<ImageInfo>, Failure> {

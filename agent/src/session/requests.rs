@@ -16,7 +16,7 @@ use roster_proto::{
     id::TaskId,
     report::{ImageInfo, LogLine},
     task::Desired,
-    wire::{self, answer_part, container_request, dispatch_client::DispatchClient, failure, request},
+    wire::{self, answer_part, container_request, dispatch_client::DispatchClient, failure, live_work::Work, request},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -26,13 +26,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tracing::{debug, warn};
 
-use crate::reconcile::Wanted;
+use super::live;
+use crate::{
+    reconcile::Wanted,
+    runtime::linux::live::{LiveInput, LiveOutput},
+};
 
 /// Followed logs and image transfers at a time.
 const REQUESTS: usize = 256;
 /// Parts of an answer between the one who produces it and its stream. A part may be thousands of lines, and there are
 /// up to [`REQUESTS`] slow readers.
-const ANSWER_PARTS: usize = 2;
+pub(super) const ANSWER_PARTS: usize = 2;
 
 /// What is sent with an image load: a docker-archive or OCI layout, as it comes.
 pub type Archive = BoxStream<'static, io::Result<Bytes>>;
@@ -68,6 +72,16 @@ pub trait Services: Send + Sync + 'static {
         answers: mpsc::Sender<wire::ContainerAnswer>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
+    /// Does what a user wants in the task's container, up to its end, which is the last that is said. Dropping the
+    /// future ends it there too.
+    fn live(
+        &self,
+        task: &TaskId,
+        work: Work,
+        input: LiveInput,
+        output: LiveOutput,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
     /// Stores every image of the archive and returns them.
     fn load(&self, archive: Archive) -> impl Future<Output = Result<Vec<ImageInfo>, Failure>> + Send;
 
@@ -91,7 +105,7 @@ pub(super) struct Requests<S> {
     tasks: JoinSet<String>,
 }
 
-type Answer = mpsc::Sender<wire::AnswerPart>;
+pub(super) type Answer = mpsc::Sender<wire::AnswerPart>;
 
 impl<S: Services> Requests<S> {
     pub(super) fn new(client: DispatchClient<Channel>, services: Arc<S>, wanted: watch::Receiver<Wanted>) -> Self {
@@ -164,6 +178,7 @@ async fn produce<S: Services>(
     let images = match request {
         request::Request::Logs(logs) => return produce_logs(services, wanted, logs, answer).await,
         request::Request::Container(asked) => return produce_containers(services, asked, answer).await,
+        request::Request::Live(live) => return live::produce(services, uploads, id, live, answer).await,
         request::Request::ImageLoad(_) => services.load(archive(uploads, id).await?).await?,
         request::Request::ImagePull(pull) => services.pull(&pull.reference).await?,
         request::Request::ImageList(_) => services.images().await?,
@@ -238,7 +253,7 @@ async fn archive(mut uploads: DispatchClient<Channel>, id: &str) -> Result<Archi
     Ok(chunks.map(|chunk| chunk.map(|chunk| chunk.data).map_err(io::Error::other)).boxed())
 }
 
-fn part(part: answer_part::Part) -> wire::AnswerPart {
+pub(super) fn part(part: answer_part::Part) -> wire::AnswerPart {
     wire::AnswerPart { part: Some(part) }
 }
 

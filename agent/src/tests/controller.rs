@@ -317,7 +317,7 @@ impl Dispatch for Service {
     }
 
     async fn upload(&self, _: Request<wire::UploadRequest>) -> Result<Response<Self::UploadStream>, Status> {
-        let chunks = ["abc", "defgh"].map(|data| Ok(wire::Chunk { data: data.into() }));
+        let chunks = ["abc", "defgh"].map(|data| Ok(wire::Chunk { data: data.into(), input: None }));
         Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
     }
 

@@ -87,3 +87,19 @@ async fn images_are_loaded_listed_and_removed() {
     assert!(matches!(&listed[..], [Part::Images(images)] if images.images.len() == 1), "{listed:?}");
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn live_calls_hear_their_caller_and_fail_in_words() {
+    let (bench, agent) = connected().await;
+    let live = |task: &str, work| Request::Live(wire::TaskLive { task: task.into(), work });
+    let program = || {
+        let work = wire::live_work::Work::Program(wire::Program::default());
+        Some(wire::LiveWork { work: Some(work) })
+    };
+    // What the bench's controller sends is an archive: no input.
+    assert_eq!(failure(&answer(&bench, "r1", live("a", program())).await), Kind::Unavailable);
+    assert_eq!(failure(&answer(&bench, "r2", live("absent", program())).await), Kind::NotFound);
+    assert_eq!(failure(&answer(&bench, "r3", live("../etc", program())).await), Kind::Invalid);
+    assert_eq!(failure(&answer(&bench, "r4", live("a", None)).await), Kind::Invalid);
+    agent.stop().await;
+}

@@ -248,7 +248,7 @@ impl Source {
             }
             match self.answer.next().await? {
                 Ok(Part::Lines(lines)) => self.lines = lines.into(),
-                Ok(Part::Images(_) | Part::Container(_)) => {}
+                Ok(Part::Images(_) | Part::Container(_) | Part::Live(_)) => {}
                 Err(error) => return Some(Err(error)),
             }
         }

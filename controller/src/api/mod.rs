@@ -9,6 +9,7 @@ pub(crate) mod enroll;
 mod events;
 pub mod filter;
 mod images;
+pub(crate) mod live;
 mod logs;
 mod pages;
 pub mod validate;

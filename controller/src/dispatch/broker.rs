@@ -50,6 +50,7 @@ pub enum Part {
     Lines(Vec<wire::LogLine>),
     Images(Vec<wire::ImageInfo>),
     Container(wire::ContainerAnswer),
+    Live(wire::LiveOutput),
 }
 
 #[derive(Debug)]
@@ -63,6 +64,7 @@ pub(super) enum Said {
 #[derive(Debug)]
 pub(super) enum Piece {
     Data(Bytes),
+    Input(wire::LiveInput),
     End,
 }
 
@@ -79,6 +81,10 @@ impl Upload {
     /// Waits until the agent has room.
     pub async fn send(&self, data: Bytes) -> Result<(), Refused> {
         self.0.send(Piece::Data(data)).await.map_err(|_| Refused)
+    }
+
+    pub async fn send_input(&self, input: wire::LiveInput) -> Result<(), Refused> {
+        self.0.send(Piece::Input(input)).await.map_err(|_| Refused)
     }
 
     pub async fn finish(self) -> Result<(), Refused> {
@@ -213,7 +219,7 @@ impl Answer {
     pub async fn next_container(&mut self) -> Option<Result<wire::ContainerAnswer, AskError>> {
         Some(match self.next().await? {
             Ok(Part::Container(answer)) => Ok(answer),
-            Ok(Part::Lines(_) | Part::Images(_)) => Err(self.answered_otherwise("containers")),
+            Ok(Part::Lines(_) | Part::Images(_) | Part::Live(_)) => Err(self.answered_otherwise("containers")),
             Err(error) => Err(error),
         })
     }
@@ -229,7 +235,7 @@ impl Answer {
         while let Some(part) = self.next().await {
             match part? {
                 Part::Images(more) => images.extend(more),
-                Part::Lines(_) | Part::Container(_) => return Err(self.answered_otherwise("images")),
+                Part::Lines(_) | Part::Container(_) | Part::Live(_) => return Err(self.answered_otherwise("images")),
             }
         }
         // The agent may leave its name out; the session knows it.

@@ -14,6 +14,7 @@ mod sessions;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::Stream;
 use roster_proto::{
     call,
@@ -97,6 +98,7 @@ impl Dispatch for Dispatcher {
                 Some(Some(wire::answer_part::Part::Lines(lines))) => Said::Part(Part::Lines(lines.lines)),
                 Some(Some(wire::answer_part::Part::Images(images))) => Said::Part(Part::Images(images.images)),
                 Some(Some(wire::answer_part::Part::Container(answer))) => Said::Part(Part::Container(answer)),
+                Some(Some(wire::answer_part::Part::Live(output))) => Said::Part(Part::Live(output)),
                 Some(Some(wire::answer_part::Part::Failure(failure))) => Said::Failure(failure),
                 Some(Some(wire::answer_part::Part::RequestId(_)) | None) => {
                     return Err(Status::invalid_argument("a part after the first must be an answer or a failure"));
@@ -132,7 +134,10 @@ fn chunks(pieces: mpsc::Receiver<Piece>) -> impl Stream<Item = Result<wire::Chun
     futures::stream::unfold(Some(pieces), |pieces| async move {
         let mut pieces = pieces?;
         match pieces.recv().await {
-            Some(Piece::Data(data)) => Some((Ok(wire::Chunk { data }), Some(pieces))),
+            Some(Piece::Data(data)) => Some((Ok(wire::Chunk { data, input: None }), Some(pieces))),
+            Some(Piece::Input(input)) => {
+                Some((Ok(wire::Chunk { data: Bytes::new(), input: Some(input) }), Some(pieces)))
+            }
             Some(Piece::End) => None,
             None => Some((Err(Status::aborted("the caller broke off: the rest is missing")), None)),
         }

@@ -29,6 +29,10 @@ pub(super) fn access(path: &str) -> Access {
         "roster.v1.Control" => control(method),
         "roster.v1.Containers" => containers(method),
         "roster.v1.Cluster" => cluster(method),
+        "roster.v1.Live" => match method {
+            "Open" => OPERATORS,
+            _ => Access::Local,
+        },
         "roster.v1.Dispatch" => AGENTS,
         "roster.v1.Raft" => CONTROLLERS,
         "roster.v1.Enroll" => match method {

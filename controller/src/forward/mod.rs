@@ -224,7 +224,7 @@ where
             }
         };
         match tried {
-            Tried::Answered(response) if !leader.is_self || self.kind == Kind::Agents => {
+            Tried::Answered(response) if !leader.is_self || matches!(self.kind, Kind::Agents | Kind::Once) => {
                 Tried::Answered(response.map(|body| body::passed_on(body, self.moved(leader))))
             }
             tried => tried,

@@ -5,6 +5,7 @@ mod cluster;
 mod doors;
 mod harness;
 mod images;
+mod live;
 mod logs;
 mod members;
 mod nodes;

@@ -15,7 +15,7 @@ use roster_proto::{
     whole,
     wire::{
         self, cluster_client::ClusterClient, containers_client::ContainersClient, control_client::ControlClient,
-        local_client::LocalClient,
+        live_client::LiveClient, local_client::LocalClient,
     },
 };
 
@@ -54,6 +54,10 @@ pub async fn containers(wishes: &Wishes) -> Result<(Containers, Client), Error> 
 
 pub async fn cluster(wishes: &Wishes) -> Result<ClusterClient<Transport>, Error> {
     Ok(ClusterClient::new(wishes.target()?.connect().await?).max_decoding_message_size(MAX_ANSWER))
+}
+
+pub async fn live(wishes: &Wishes) -> Result<LiveClient<Transport>, Error> {
+    Ok(LiveClient::new(wishes.target()?.connect().await?))
 }
 
 /// What only root on the controller's own host may ask.

@@ -10,6 +10,7 @@ mod follow;
 mod image;
 mod inspect;
 mod list;
+mod live;
 mod logs;
 mod node;
 mod remove;
@@ -46,6 +47,7 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Node(args) => node::run(args, &mut connect().await?).await,
         Command::Inspect(args) => inspect::run(args, &mut connect().await?).await,
         Command::Logs(args) => logs::run(args, &mut connect().await?).await,
+        Command::Exec(args) => live::exec(args, client::live(&wishes).await?).await,
         Command::Scale(args) => scale::run(args, &mut connect().await?).await,
         Command::Kill(args) => containers::kill(args, &wishes).await,
         Command::Restart(args) => containers::restart(args, &wishes).await,

@@ -25,6 +25,11 @@ const USER_TIMEOUT: Duration = Duration::from_millis(2_500);
 const PROBE: Duration = Duration::from_secs(1);
 /// The kernel answers for a peer whose process hangs; this asks the process itself, with patience for a busy machine.
 const PING: Duration = Duration::from_secs(5);
+/// What comes on one stream before it is read, in bytes.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Never the narrower bound: a controller passes on answers for many callers, and one who does not read must not hold up
+/// the others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -90,6 +95,8 @@ pub async fn connect(addresses: &[String], config: Arc<ClientConfig>) -> Result<
     });
     // https: what is inside of a call says how it travels; the connector does the TLS.
     Endpoint::from_static("https://controller.roster")
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .keep_alive_while_idle(true)

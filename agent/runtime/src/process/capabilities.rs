@@ -87,6 +87,51 @@ fn names(capabilities: Option<&LinuxCapabilities>, choose: Choose) -> impl Itera
     capabilities.and_then(|capabilities| choose(capabilities).as_ref()).into_iter().flatten().copied()
 }
 
+/// Every one that is known, in the order of their numbers.
+pub const ALL: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
 /// As in the kernel's `linux/capability.h`.
 pub fn number(capability: Capability) -> u32 {
     match capability {
@@ -154,6 +199,7 @@ mod tests {
             let name = capability.to_string();
             let ours: Capability = serde_json::from_value(name.clone().into()).unwrap();
             assert_eq!(number(ours), u32::from(capability.index()), "{name}");
+            assert_eq!(ALL[usize::from(capability.index())], ours);
         }
     }
 

@@ -29,6 +29,7 @@ use roster_proto::{
     assignment::Assignment,
     cause::Cause,
     id::{NodeId, TaskId},
+    wire,
 };
 use roster_runtime::{
     cgroup::{CgroupDirs, Hierarchies},
@@ -41,6 +42,7 @@ use super::{
     devices::HostDevices,
     etc,
     lease::LeaseFile,
+    live::{self, LiveError, LiveInput, LiveOutput},
     logs, readiness,
     record::{self, BundleDir},
     report::cause,
@@ -343,6 +345,31 @@ impl Containers {
             command: command.iter().map(Into::into).collect(),
         };
         self.shim.exec(&call, timeout).await
+    }
+
+    /// Runs one more program in the container, to its end.
+    pub(super) async fn run_program(
+        self: &Arc<Self>,
+        task: &TaskId,
+        program: &wire::Program,
+        input: LiveInput,
+        output: LiveOutput,
+    ) -> Result<(), LiveError> {
+        let Ok(Phase::Running(_)) = self.phase(task) else { return Err(LiveError::NotRunning(task.to_string())) };
+        if self.hierarchies.is_frozen(&self.group(task)).map_err(LiveError::Start)? {
+            return Err(LiveError::Paused);
+        }
+        let cgroup = self.cgroup(task)?;
+        let group = format!("live-{:016x}", rand::random::<u64>());
+        let own = CgroupDirs(vec![cgroup.0[0].join(&group)]);
+        let shim = self.shim.live(&Call::Live { bundle: self.bundle(task).0, cgroup: cgroup.0, group })?;
+        let result = live::run(shim, &program.into(), input, output).await;
+        if let Err(LiveError::ShimDied) = result {
+            // It would have done so.
+            blocking(move || own.remove().map_err(|error| failed("clear the program's cgroup".to_owned(), error)))
+                .await?;
+        }
+        result
     }
 
     /// Kills what still runs and removes every trace but the log.

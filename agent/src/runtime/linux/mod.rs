@@ -8,6 +8,7 @@ pub mod containers;
 pub mod devices;
 mod etc;
 pub mod lease;
+pub mod live;
 pub mod logs;
 mod readiness;
 pub mod record;
@@ -29,10 +30,12 @@ use roster_proto::{
     cause::Cause,
     id::{NodeId, TaskId},
     spec::{NetworkMode, Protocol, TaskSpec},
+    wire::live_work::Work,
 };
 
 use self::{
     containers::{Containers, ContainersConfig, OpenError, RootImage},
+    live::{LiveError, LiveInput, LiveOutput},
     logs::LogSource,
 };
 use super::{Ended, Observed, Phase, Prepared, Probed, Publication, Runtime, RuntimeError, Started};
@@ -87,6 +90,13 @@ impl LinuxRuntime {
     pub async fn signal(&self, task: &TaskId, signal: i32) -> Result<bool, RuntimeError> {
         let (containers, task) = (self.containers.clone(), task.clone());
         containers::blocking(move || containers.signal(&task, signal)).await
+    }
+
+    /// What people do in a running container, to its end.
+    pub async fn live(&self, task: &TaskId, work: Work, input: LiveInput, output: LiveOutput) -> Result<(), LiveError> {
+        match work {
+            Work::Program(program) => self.containers.run_program(task, &program, input, output).await,
+        }
     }
 
     async fn image(&self, spec: &TaskSpec) -> Result<Image, RuntimeError> {

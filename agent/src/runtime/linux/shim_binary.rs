@@ -7,7 +7,7 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{net::UnixStream, process::CommandExt},
     },
     path::Path,
     process::{Child, Command, Stdio},
@@ -77,6 +77,17 @@ impl ShimBinary {
         Err(failure)
     }
 
+    /// For one program in a container, which ends when the socket is closed. Must be called within a runtime.
+    pub(super) fn live(&self, call: &Call) -> Result<LiveShim, RuntimeError> {
+        let step = |error: io::Error| failed("start a shim".to_owned(), error);
+        let (socket, theirs) = UnixStream::pair().map_err(step)?;
+        let mut command = self.command(call);
+        // What it says there can only be that it panicked.
+        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
+        reap_later(command.spawn().map_err(step)?)?;
+        Ok(LiveShim { socket })
+    }
+
     /// Runs a command in a container; the shim itself kills it at the timeout.
     pub(super) async fn exec(&self, call: &Call, timeout: Duration) -> Result<Probed, RuntimeError> {
         let mut command = self.command(call);
@@ -115,6 +126,12 @@ impl ShimBinary {
             Err(_) => Err(failed("run a command in the container".to_owned(), died(&report))),
         }
     }
+}
+
+/// A `roster-shim live`, by the socket that it lives for.
+#[derive(Debug)]
+pub(super) struct LiveShim {
+    pub(super) socket: UnixStream,
 }
 
 /// All that the shim writes until it closes the pipe, within the deadline.

@@ -17,6 +17,7 @@
 
 mod exec;
 pub(crate) mod lease;
+mod live;
 mod log_file;
 mod run;
 
@@ -58,6 +59,12 @@ pub(crate) enum Call {
         timeout: Duration,
         command: Vec<OsString>,
     },
+    Live {
+        bundle: PathBuf,
+        cgroup: Vec<PathBuf>,
+        /// The program's own cgroup, below the container's first.
+        group: String,
+    },
 }
 
 impl Call {
@@ -89,6 +96,11 @@ impl Call {
                 args.push("--".into());
                 args.extend(command.iter().cloned());
             }
+            Call::Live { bundle, cgroup, group } => {
+                option("live", bundle.into());
+                cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
+                option("--group", group.into());
+            }
         }
         args
     }
@@ -98,7 +110,7 @@ impl Call {
         let verb = args.next()?;
         let bundle = PathBuf::from(args.next()?);
         let (mut logs, mut address, mut timeout, mut cgroup) = (None, None, None, Vec::new());
-        let (mut lease, mut signal, mut grace) = (None, None, None);
+        let (mut lease, mut signal, mut grace, mut group) = (None, None, None, None);
         let (mut stdin, mut host_pid) = (false, false);
         while let Some(option) = args.next() {
             if option == "--" {
@@ -109,6 +121,7 @@ impl Call {
                 "--logs" => logs = Some(PathBuf::from(value)),
                 "--cgroup" => cgroup.push(PathBuf::from(value)),
                 "--address" => address = Some(value.to_str()?.parse().ok()?),
+                "--group" => group = Some(value.into_string().ok()?),
                 "--stdin" => stdin = value == "open",
                 "--pid" => host_pid = value == "host",
                 "--timeout-ms" => timeout = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
@@ -126,6 +139,7 @@ impl Call {
                 };
                 Some(Call::Run { bundle, logs: logs?, cgroup, address, stdin, host_pid, lease })
             }
+            "live" => Some(Call::Live { bundle, cgroup, group: group? }),
             "exec" => Some(Call::Exec { bundle, cgroup, timeout: timeout?, command: args.collect() }),
             _ => None,
         }
@@ -151,6 +165,7 @@ pub fn main() -> ExitCode {
                 report(&ExecReport::Failed(error.clone()));
             })
         }
+        Call::Live { bundle, cgroup, group } => live::live(&BundleDir(bundle), &CgroupDirs(cgroup), &group),
     };
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -194,6 +209,8 @@ mod tests {
             command: vec!["sh".into(), "-c".into(), "--".into()],
         };
         assert_eq!(Call::parse(exec.to_args()), Some(exec));
+        let live = Call::Live { bundle: "/run/t".into(), cgroup: vec!["/c/1".into()], group: "live-1".into() };
+        assert_eq!(Call::parse(live.to_args()), Some(live));
         assert_eq!(Call::parse(["--help".into()]), None);
     }
 }

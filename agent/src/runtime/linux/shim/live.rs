@@ -1,0 +1,301 @@
+//! `roster-shim live`: one program in a running container for somebody who watches it.
+//!
+//! ```text
+//! agent ── roster-shim live ── the program, in a cgroup of its own below the container's
+//!   │ standard input: a socket. The order comes by it, then signals; reports go back, the first with descriptors
+//!   └ reads and writes the program's streams itself
+//! ```
+//!
+//! When the socket closes, the agent or whoever asked it has gone, and the program and all that it started end. When the
+//! program ends by itself, what it left in the background stays, as a process of the container.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::{self, BufRead, BufReader, IoSlice, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{ControlMessage, MsgFlags, sendmsg},
+    unistd::Pid,
+};
+use oci_spec::runtime::{BoxBuilder, LinuxCapabilitiesBuilder, Process, Spec};
+use roster_runtime::{
+    cgroup::CgroupDirs,
+    channel::{Word, killed},
+    container::Stdio,
+    enter::{Entered, Entry, enter},
+    error::{StartError, Step},
+    namespaces::Namespaces,
+    process::capabilities,
+    sys,
+};
+
+use crate::runtime::linux::{
+    record::BundleDir,
+    report::{LiveReport, Order},
+};
+
+/// Bytes of an order: what the controller lets through, as JSON.
+const ORDER_LIMIT: u64 = 16 << 20;
+/// As Docker gives a terminal's program where nothing else is said.
+const TERM: &str = "TERM=xterm";
+/// In which processes that are left must have moved to the container's own cgroup.
+const MOVING_DEADLINE: Duration = Duration::from_secs(5);
+
+pub(super) fn live(bundle: &BundleDir, cgroup: &CgroupDirs, group: &str) -> Result<(), StartError> {
+    let agent = Agent::on_standard_input().step(|| "use the agent's socket".to_owned())?;
+    let ended = begin(&agent, bundle, cgroup, group);
+    let report = match &ended {
+        Ok(Some(code)) => LiveReport::Exited(*code),
+        Ok(None) => return Ok(()),
+        Err(error) => LiveReport::Failed(error.clone()),
+    };
+    // An agent that is gone does not want to know.
+    let _ = agent.tell(&report, &[]);
+    ended.map(drop)
+}
+
+/// The program's exit code, unless the agent went away first.
+fn begin(agent: &Agent, bundle: &BundleDir, cgroup: &CgroupDirs, group: &str) -> Result<Option<i32>, StartError> {
+    let order = agent.order().step(|| "read the order".to_owned())?;
+    let gone = || StartError::impossible("running a program in the container", "it is not running");
+    let running = bundle.running().step(|| "read the container's record".to_owned())?.ok_or_else(gone)?;
+    let container = running.init.pidfd().step(|| "open the container's first process".to_owned())?.ok_or_else(gone)?;
+    let mut spec = bundle.spec()?;
+    take_over(&mut spec, &order)?;
+    let own = cgroup.child(group).step(|| "make a cgroup for the program".to_owned())?;
+    let result = run(agent, &own, &container, &spec, &order);
+    // Only its own directory: the others are the container's.
+    let alone = CgroupDirs(own.0[..1].to_vec());
+    let left = match result {
+        Ok(Some(_)) => leave_behind(&alone, cgroup),
+        _ => alone.kill(),
+    };
+    let cleared = left.and_then(|()| alone.remove()).step(|| "clear the program's cgroup".to_owned());
+    let code = result?;
+    cleared.map(|()| code)
+}
+
+/// The container's process as the order wants this one.
+fn take_over(spec: &mut Spec, order: &Order) -> Result<(), StartError> {
+    let missing = || StartError::impossible("running a program in the container", "config.json has no process");
+    let process = spec.process_mut().as_mut().ok_or_else(missing)?;
+    let env = environment(process, order);
+    process.set_args(Some(order.args.clone())).set_env(Some(env));
+    if let Some(dir) = &order.working_dir {
+        process.set_cwd(dir.into());
+    }
+    if let Some(user) = &order.user {
+        let mut own = process.user().clone();
+        own.set_username(Some(user.clone()));
+        process.set_user(own);
+    }
+    process.set_terminal(Some(order.terminal.is_some())).set_console_size(None);
+    if let Some((rows, columns)) = order.terminal {
+        let size = BoxBuilder::default().height(u64::from(rows)).width(u64::from(columns)).build();
+        process.set_console_size(Some(size.map_err(io::Error::other).step(|| "size the terminal".to_owned())?));
+    }
+    if order.privileged {
+        let all = HashSet::from(capabilities::ALL);
+        let sets = LinuxCapabilitiesBuilder::default().bounding(all.clone()).effective(all.clone()).permitted(all);
+        let sets = sets.inheritable(HashSet::new()).ambient(HashSet::new()).build();
+        process.set_capabilities(Some(sets.map_err(io::Error::other).step(|| "name all capabilities".to_owned())?));
+        process.set_no_new_privileges(Some(false));
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_seccomp(None);
+        }
+    }
+    Ok(())
+}
+
+/// The order's variables in the place of those of the same name; execve(2) would let the first of two win.
+fn environment(process: &Process, order: &Order) -> Vec<String> {
+    fn name(variable: &str) -> &str {
+        variable.split_once('=').map_or(variable, |(name, _)| name)
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    // Another user has another home.
+    if order.user.is_some() && process.user().username() != &order.user {
+        env.retain(|variable| name(variable) != "HOME");
+    }
+    if order.terminal.is_some() && !env.iter().any(|variable| name(variable) == "TERM") {
+        env.push(TERM.to_owned());
+    }
+    for variable in &order.env {
+        env.retain(|one| name(one) != name(variable));
+        env.push(variable.clone());
+    }
+    env
+}
+
+/// Until the program has ended, or the agent is gone.
+fn run(
+    agent: &Agent,
+    group: &CgroupDirs,
+    container: &OwnedFd,
+    spec: &Spec,
+    order: &Order,
+) -> Result<Option<i32>, StartError> {
+    let linux = spec.linux().as_ref();
+    let missing = || StartError::impossible("running a program in the container", "config.json has no process");
+    let (stdio, mut ours) = streams(order)?;
+    let entry = Entry {
+        container,
+        namespaces: Namespaces::of(spec)?.flags(),
+        door: group.door().step(|| "open the program's cgroup".to_owned())?,
+        stdio,
+        process: spec.process().as_ref().ok_or_else(missing)?,
+        seccomp: linux.and_then(|linux| linux.seccomp().as_ref()),
+        personality: linux.and_then(|linux| linux.personality().clone()),
+        dies_with_maker: true,
+        preserved: 0,
+    };
+    // SAFETY: the shim never starts a thread.
+    let Entered { pid, pidfd, channel } = unsafe { enter(entry) }?;
+    let leader = Pid::from_raw(-i32::try_from(pid).map_err(io::Error::other).step(|| "read a process id".to_owned())?);
+    let (mut executing, mut told) = (false, false);
+    loop {
+        let mut polled = vec![PollFd::new(agent.socket.as_fd(), PollFlags::POLLIN)];
+        // First it says that it runs, then that it has ended, however short it was.
+        polled.push(PollFd::new(if told { pidfd.as_fd() } else { channel.as_fd() }, PollFlags::POLLIN));
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).step(|| "watch the program".to_owned()),
+        }
+        let ready = |index: usize| polled.get(index).and_then(PollFd::any).unwrap_or(false);
+        let (spoke, moved) = (ready(0), ready(1));
+        drop(polled);
+        if spoke && !pass_on(agent, leader).step(|| "pass a signal on".to_owned())? {
+            // Had it not come as far as its cgroup, killing that would miss it.
+            let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
+            return Ok(None);
+        }
+        match moved {
+            true if told => {
+                let status = sys::wait(&pidfd).step(|| "wait for the program".to_owned())?;
+                return Ok(Some(status.shell_code()));
+            }
+            true => match channel.hear().step(|| "hear from the program".to_owned())? {
+                Some(Word::Terminal(master)) => ours = vec![master],
+                Some(Word::Executing) => executing = true,
+                Some(Word::Warning(_)) => {}
+                Some(Word::Failed(error)) => return Err(error),
+                Some(other) => {
+                    return Err(io::Error::other(format!("it says {other:?}"))).step(|| "hear from it".to_owned());
+                }
+                None if executing => {
+                    agent.tell(&LiveReport::Running, &ours).step(|| "tell the agent".to_owned())?;
+                    // The agent's alone from now on: its closing them is what the program must notice.
+                    ours.clear();
+                    told = true;
+                }
+                None => return Err(killed()),
+            },
+            false => {}
+        }
+    }
+}
+
+/// The program's ends, and the others in the order in which the agent expects them.
+fn streams(order: &Order) -> Result<(Stdio, Vec<OwnedFd>), StartError> {
+    if order.terminal.is_some() {
+        return Ok((Stdio::Inherited, Vec::new()));
+    }
+    let pipe = || super::pipe().step(|| "make a pipe".to_owned());
+    let ((out_read, out), (err_read, err)) = (pipe()?, pipe()?);
+    let mut ours = vec![out_read, err_read];
+    let input = match order.input {
+        true => {
+            let (input, write) = pipe()?;
+            ours.push(write);
+            input
+        }
+        false => sys::open_null().step(|| "open /dev/null".to_owned())?.into(),
+    };
+    Ok((Stdio::Given { input, out, err }, ours))
+}
+
+/// To the group of processes that the program leads, as a terminal does it. False: the agent is gone.
+fn pass_on(agent: &Agent, leader: Pid) -> io::Result<bool> {
+    let mut signals = [0; 16];
+    let length = match (&agent.socket).read(&mut signals) {
+        Ok(0) => return Ok(false),
+        Ok(length) => length,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for signal in &signals[..length] {
+        // SAFETY: kill(2) takes any number, real-time signals too, which the typed one does not.
+        let sent = unsafe { libc::kill(leader.as_raw(), i32::from(*signal)) };
+        match Errno::result(sent) {
+            // It has ended, or does not lead its group yet.
+            Ok(_) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
+/// What the program started and did not wait for goes on as part of the container.
+fn leave_behind(group: &CgroupDirs, container: &CgroupDirs) -> io::Result<()> {
+    let home = container.0[0].join("cgroup.procs");
+    let deadline = Instant::now() + MOVING_DEADLINE;
+    loop {
+        let left = group.processes()?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for pid in left {
+            match fs::write(&home, pid.to_string()) {
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                moved => moved?,
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it starts processes faster than they can be moved"));
+        }
+    }
+}
+
+/// The other end of the socket on standard input.
+struct Agent {
+    socket: UnixStream,
+}
+
+impl Agent {
+    fn on_standard_input() -> io::Result<Self> {
+        let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        // What the program is given is put there; the socket must not be.
+        sys::place_at(sys::open_null()?, libc::STDIN_FILENO)?;
+        Ok(Self { socket })
+    }
+
+    /// Signals may follow right behind it, so it is read byte by byte up to its end.
+    fn order(&self) -> io::Result<Order> {
+        let mut line = Vec::new();
+        BufReader::with_capacity(1, (&self.socket).take(ORDER_LIMIT)).read_until(b'\n', &mut line)?;
+        Ok(serde_json::from_slice(&line)?)
+    }
+
+    fn tell(&self, report: &LiveReport, descriptors: &[OwnedFd]) -> io::Result<()> {
+        let mut line = serde_json::to_vec(report)?;
+        line.push(b'\n');
+        let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let control = [ControlMessage::ScmRights(&numbers)];
+        let control = if numbers.is_empty() { &[][..] } else { &control[..] };
+        let sent =
+            sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&line)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+        // The descriptors went with the first byte.
+        (&self.socket).write_all(&line[sent..])
+    }
+}

@@ -1,0 +1,81 @@
+//! The grammar of what is done in running containers.
+
+use clap::Args;
+
+/// How a program is run in a container.
+#[derive(Debug, Args)]
+pub struct Inside {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Run it as this user (and group), by name or number, instead of the container's
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Run it in this directory of the container
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Set a variable; without a value rctl's own is passed on. May be given again
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// With all capabilities and without a filter of system calls
+    #[arg(long)]
+    pub privileged: bool,
+}
+
+pub(super) const EXEC: &str = "\
+TARGET is a service (its first replica that runs), a replica (web.2) or a task's id. The program gets the container's \
+environment, user, limits and confinement, and ends when rctl goes away or the connection to it breaks. Signals and \
+the terminal's size are passed on; the third Ctrl-C in a row leaves a program that does not listen.
+
+Exit codes: the program's own; 128 and its number for a signal that ended it; 127 when there is no such program, 126 \
+when it cannot be run; 1 for an error of rctl's, which is printed.
+
+Examples:
+  rctl exec web ls -l /etc
+  rctl exec -it web.2 sh
+  rctl exec -i db.1 -- psql -U app < dump.sql
+  rctl exec -u root -w /tmp -e DEBUG=1 web ./check";
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    #[command(flatten)]
+    pub inside: Inside,
+    /// A service, a replica, or a task's id or its beginning
+    pub target: String,
+    /// The program and its arguments; a -- before it may be left out
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::{Cli, Command};
+
+    fn exec(words: &[&str]) -> (bool, String, Vec<String>) {
+        let cli = Cli::try_parse_from([&["rctl", "exec"], words].concat()).unwrap_or_else(|error| panic!("{error}"));
+        match cli.command {
+            Command::Exec(exec) => (exec.inside.interactive && exec.inside.tty, exec.target, exec.command),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// As people write it for docker and for kubectl.
+    #[test]
+    fn options_come_first_and_the_rest_is_the_programs() {
+        let told = |at_terminal, command: &[&str]| {
+            (at_terminal, "web".to_owned(), command.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(exec(&["-it", "web", "sh"]), told(true, &["sh"]));
+        assert_eq!(exec(&["-i", "-t", "web", "--", "sh", "-c", "x -- y"]), told(true, &["sh", "-c", "x -- y"]));
+        assert_eq!(exec(&["web", "-it", "--", "sh"]), told(true, &["sh"]));
+        assert_eq!(exec(&["web", "ls", "-it", "--", "-u"]), told(false, &["ls", "-it", "--", "-u"]));
+        assert_eq!(exec(&["web", "--", "-odd"]), told(false, &["-odd"]));
+        assert!(Cli::try_parse_from(["rctl", "exec", "web"]).is_err());
+        assert!(Cli::try_parse_from(["rctl", "exec", "web", "--"]).is_err());
+    }
+}

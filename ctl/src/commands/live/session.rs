@@ -1,0 +1,214 @@
+//! One live call: standard streams, signals and the terminal on this side, a container on the other.
+//!
+//! Guarantees: no more is read from standard input than the other end has room for; signals and the terminal's new sizes
+//! get through whatever else is stuck; what the program wrote is written before its end is told.
+
+use std::io;
+
+use bytes::Bytes;
+use roster_proto::{
+    live::INPUT_WINDOW,
+    wire::{
+        self, live_client::LiveClient, live_input::Input, live_output::Output, live_request, live_response,
+        live_work::Work,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Semaphore, mpsc},
+};
+use tonic::Streaming;
+
+use crate::{
+    client::Transport,
+    error::{Ending, Error},
+    terminal::{self, Raw},
+};
+
+/// Read from standard input at a time.
+const PIECE: u32 = 32 * 1024;
+/// Messages on their way out.
+const QUEUE: usize = 4;
+/// So many times a user must want to interrupt a program that does not listen until rctl goes away, and ends it so.
+const PATIENCE: u32 = 3;
+
+pub(super) struct Session {
+    pub(super) target: String,
+    pub(super) work: Work,
+    /// Standard input is passed on.
+    pub(super) input: bool,
+    /// The other end has a terminal.
+    pub(super) terminal: bool,
+}
+
+impl Session {
+    pub(super) async fn run(self, mut client: LiveClient<Transport>) -> Result<Ending, Error> {
+        // Before anything begins: no signal is missed.
+        let signals = Signals::listen().map_err(|error| Error::io("cannot listen for signals", error))?;
+        let (requests, mut queue) = mpsc::channel(QUEUE);
+        let work = Some(wire::LiveWork { work: Some(self.work) });
+        let begin = live_request::Part::Begin(wire::LiveBegin { target: self.target, work });
+        // The queue is empty and has room for it.
+        let _ = requests.send(wire::LiveRequest { part: Some(begin) }).await;
+        let queue = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+        let mut replies = client.open(queue).await?.into_inner();
+        let Some(live_response::Part::Target(target)) = replies.message().await?.and_then(|reply| reply.part) else {
+            return Err(Error::Refused("the controller did not say which container it is".to_owned()));
+        };
+        if target.others > 0 {
+            anstream::eprintln!("using {}, the first of {} replicas", target.name, u64::from(target.others) + 1);
+        }
+        let raw = match self.input && self.terminal {
+            true => Some(Raw::enter().map_err(|error| Error::io("cannot use this terminal", error))?),
+            false => None,
+        };
+        let credit = Semaphore::new(INPUT_WINDOW as usize);
+        let feeding = Feeding { requests, signals, input: self.input, terminal: self.terminal };
+        let ended = tokio::select! {
+            ended = show(replies, &credit) => ended,
+            ended = feeding.feed(&credit) => ended,
+        };
+        drop(raw);
+        let exit = ended?;
+        if !exit.message.is_empty() {
+            anstream::eprintln!("error: {}", exit.message);
+        }
+        Ok(Ending::Program(u8::try_from(exit.code).unwrap_or(u8::MAX)))
+    }
+}
+
+/// Writes what the other end says, up to its last word.
+async fn show(mut replies: Streaming<wire::LiveResponse>, credit: &Semaphore) -> Result<wire::LiveExit, Error> {
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    loop {
+        let reply = replies.message().await.map_err(broken_off)?;
+        let reply = reply.ok_or_else(|| broken_off(tonic::Status::unavailable("it ended without a word")))?;
+        let Some(live_response::Part::Output(wire::LiveOutput { output: Some(output) })) = reply.part else {
+            return Err(Error::Refused("the controller's answer makes no sense to this rctl".to_owned()));
+        };
+        let written = match output {
+            Output::Stdout(data) => write(&mut stdout, &data).await,
+            Output::Stderr(data) => write(&mut stderr, &data).await,
+            Output::Taken(taken) => {
+                credit.add_permits(usize::try_from(taken.bytes.min(INPUT_WINDOW)).unwrap_or(0));
+                if taken.closed {
+                    credit.close();
+                }
+                Ok(())
+            }
+            Output::Exit(exit) => return Ok(exit),
+        };
+        written.map_err(|error| Error::io("cannot print", error))?;
+    }
+}
+
+async fn write(to: &mut (impl AsyncWriteExt + Unpin), data: &Bytes) -> io::Result<()> {
+    to.write_all(data).await?;
+    to.flush().await
+}
+
+fn broken_off(status: tonic::Status) -> Error {
+    Error::Refused(format!("it broke off, and what it ran in the container has ended with it: {}", status.message()))
+}
+
+struct Feeding {
+    requests: mpsc::Sender<wire::LiveRequest>,
+    signals: Signals,
+    input: bool,
+    terminal: bool,
+}
+
+impl Feeding {
+    /// Ends only when the user insists.
+    async fn feed(mut self, credit: &Semaphore) -> Result<wire::LiveExit, Error> {
+        let mut stdin = tokio::io::stdin();
+        let mut buffer = vec![0; PIECE as usize];
+        let mut impatience = 0;
+        loop {
+            tokio::select! {
+                signal = self.signals.next() => {
+                    let number = match signal {
+                        Received::Resized if self.terminal => {
+                            self.say(Input::Resize(terminal::size())).await;
+                            continue;
+                        }
+                        Received::Resized => continue,
+                        // Nobody is left to see it, or to say when it should end.
+                        Received::Signal(number @ nix::libc::SIGHUP) => return Ok(ended_by(number)),
+                        Received::Signal(number) => number,
+                    };
+                    if matches!(number, nix::libc::SIGINT | nix::libc::SIGTERM | nix::libc::SIGQUIT) {
+                        impatience += 1;
+                    }
+                    if impatience >= PATIENCE {
+                        return Ok(ended_by(number));
+                    }
+                    self.say(Input::Signal(number.unsigned_abs())).await;
+                }
+                read = next_piece(&mut stdin, &mut buffer, credit), if self.input => match read {
+                    Ok(Some(0)) => {
+                        self.input = false;
+                        self.say(Input::End(wire::LiveEnd {})).await;
+                    }
+                    Ok(Some(length)) => self.say(Input::Data(Bytes::copy_from_slice(&buffer[..length]))).await,
+                    Ok(None) => self.input = false,
+                    Err(error) => return Err(Error::io("cannot read standard input", error)),
+                }
+            }
+        }
+    }
+
+    /// When the call has ended, its last word is on the way.
+    async fn say(&self, input: Input) {
+        let part = live_request::Part::Input(wire::LiveInput { input: Some(input) });
+        let _ = self.requests.send(wire::LiveRequest { part: Some(part) }).await;
+    }
+}
+
+fn ended_by(signal: i32) -> wire::LiveExit {
+    wire::LiveExit { code: 128 + signal.unsigned_abs(), message: String::new() }
+}
+
+/// `None`: nobody reads at the other end any more. Safe to cancel: what was read stays with `stdin`.
+async fn next_piece(stdin: &mut tokio::io::Stdin, buffer: &mut [u8], credit: &Semaphore) -> io::Result<Option<usize>> {
+    let Ok(mut room) = credit.acquire_many(PIECE).await else { return Ok(None) };
+    let read = stdin.read(buffer).await?;
+    if let Some(used) = room.split(read) {
+        used.forget();
+    }
+    Ok(Some(read))
+}
+
+enum Received {
+    Resized,
+    Signal(i32),
+}
+
+/// The signals that are passed on, and that of a terminal's new size.
+struct Signals(Vec<(i32, Signal)>);
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+        let all = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
+        let listen = |number| Ok((number, signal(SignalKind::from_raw(number))?));
+        Ok(Self(all.into_iter().map(listen).collect::<io::Result<_>>()?))
+    }
+
+    async fn next(&mut self) -> Received {
+        let any = self.0.iter_mut().map(|(number, signal)| {
+            let number = *number;
+            Box::pin(async move {
+                if signal.recv().await.is_none() {
+                    std::future::pending::<()>().await;
+                }
+                number
+            })
+        });
+        match futures::future::select_all(any).await.0 {
+            nix::libc::SIGWINCH => Received::Resized,
+            number => Received::Signal(number),
+        }
+    }
+}
