@@ -208,6 +208,8 @@ fn make_root(birth: &mut Birth<'_>, spec: &Spec) -> Result<Option<OwnedFd>, Star
     match &terminal {
         Some(terminal) => terminal::take(terminal).step(|| "take the terminal".to_owned())?,
         None => {
+            // Or it would be in its maker's process group, which whoever is in it can signal across pid namespaces.
+            nix::unistd::setsid().step(|| "begin a session".to_owned())?;
             let stdio = std::mem::replace(&mut birth.stdio, Stdio::Inherited);
             stdio.place().step(|| "connect standard input and output".to_owned())?;
         }

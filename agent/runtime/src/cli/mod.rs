@@ -10,6 +10,7 @@ mod foreground;
 mod life;
 mod log;
 mod make;
+mod own_file;
 mod spec;
 mod update;
 
@@ -170,6 +171,7 @@ type Outcome = Result<u8, Error>;
 const FAILED: u8 = 1;
 
 pub fn main() -> ExitCode {
+    let protected = own_file::protect(std::env::args_os());
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -183,7 +185,7 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let log = Log::new(cli.global.log.clone(), cli.global.log_format);
-    match dispatch(cli) {
+    match protected.map_err(Error::from).and_then(|()| dispatch(cli)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log.error(&error.to_string());

@@ -120,9 +120,10 @@ pub(super) fn root_directory(path: &Path) -> Result<OwnedFd, StartError> {
 
 pub(super) fn root_tree(spec: &Spec, bundle: &Path) -> Result<OwnedFd, StartError> {
     let path = root_path(spec, bundle)?;
-    root_directory(&path)?;
+    let directory = root_directory(&path)?;
     let step = || format!("copy the mount of the root file system {}", path.display());
-    let tree = sys::clone_mount(&path, true).step(step)?;
+    // Not by its path: a link could be there by now.
+    let tree = sys::clone_tree_of(directory.as_fd()).step(step)?;
     // The host's peer it must not stay: all that is mounted in the container would be mounted there too.
     let follows = rootfs_propagation(spec)?.filter(|wanted| wanted.kind == MsFlags::MS_SLAVE);
     let kind = follows.map_or(MsFlags::MS_PRIVATE, |wanted| wanted.kind);

@@ -18,6 +18,8 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 
 pub(crate) struct Bundle {
     folder: TempDir,
+    /// The runtime.
+    pub(crate) program: PathBuf,
     pub(crate) config: Value,
     cgroup: String,
 }
@@ -77,7 +79,7 @@ impl Bundle {
                 "namespaces": namespaces
             }
         });
-        Self { folder, config, cgroup }
+        Self { folder, program: env!("CARGO_BIN_EXE_roster-runtime").into(), config, cgroup }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -102,9 +104,56 @@ impl Bundle {
         self.set("/process/args", json!(["/bin/sh", "-c", script]));
     }
 
+    /// With the host's perl, which makes any system call.
+    pub(crate) fn perl(&mut self, script: &str) {
+        let root = self.path().join("rootfs");
+        if !root.join("lib").is_symlink() {
+            for (link, target) in [("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+                symlink(target, root.join(link)).expect("linked");
+            }
+            let mounts = self.config["mounts"].as_array_mut().expect("mounts");
+            for place in ["/usr/lib", "/usr/lib64", "/usr/bin/perl"] {
+                let options = ["rbind", "ro"];
+                mounts.push(json!({ "destination": place, "type": "bind", "source": place, "options": options }));
+            }
+        }
+        self.set("/process/args", json!(["/usr/bin/perl", "-e", script]));
+    }
+
+    /// For a container beside others of this bundle.
+    pub(crate) fn cgroup(&mut self, name: &str) {
+        let path = format!("{}/{name}", self.cgroup);
+        self.set("/linux/cgroupsPath", json!(path));
+    }
+
+    /// In the hierarchy of the limit on processes.
+    pub(crate) fn processes(&self, name: &str) -> usize {
+        let below = |root: &str| PathBuf::from(format!("{root}{}/{name}/cgroup.procs", self.cgroup));
+        let text = fs::read_to_string(below("/sys/fs/cgroup/pids"));
+        let text = text.or_else(|_| fs::read_to_string(below("/sys/fs/cgroup")));
+        text.map_or(0, |text| text.lines().count())
+    }
+
+    pub(crate) fn capabilities(&mut self, names: &[&str]) {
+        self.set("/process/capabilities", json!({ "bounding": names, "effective": names, "permitted": names }));
+    }
+
+    pub(crate) fn mount(&mut self, mount: Value) {
+        self.config["mounts"].as_array_mut().expect("mounts").push(mount);
+    }
+
+    pub(crate) fn pid(&self, id: &str) -> u64 {
+        let state: Value = serde_json::from_str(&self.ok(&["state", id])).expect("JSON");
+        state["pid"].as_u64().expect("a pid")
+    }
+
+    pub(crate) fn image(&self, path: &str) -> PathBuf {
+        self.path().join("rootfs").join(path)
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         fs::write(self.path().join("config.json"), self.config.to_string()).expect("written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_roster-runtime"));
+        let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.file("state")).args(args).current_dir(self.path());
         command
     }
@@ -174,6 +223,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
+        self.program = env!("CARGO_BIN_EXE_roster-runtime").into();
         let ids = said(self.command(&["list", "-q"]).output().expect("it runs")).out;
         for id in ids.lines() {
             let deleted = self.call(&["delete", "--force", id]);

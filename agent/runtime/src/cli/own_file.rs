@@ -1,0 +1,57 @@
+//! The runtime's own file, out of a container's reach.
+//!
+//! A process on its way into a container still is this program: what executes `/proc/self/exe` there, or opens it, has
+//! the host's file, and root could write to it once it is not running. So whatever becomes such a process is executed
+//! anew through a read-only mount that is nowhere in the tree of mounts: nobody can make it writable again.
+
+use std::{
+    convert::Infallible,
+    ffi::{CString, OsString},
+    os::{fd::AsRawFd, unix::ffi::OsStringExt},
+    path::Path,
+};
+
+use nix::{
+    fcntl::{OFlag, open},
+    sys::{
+        stat::Mode,
+        statvfs::{FsFlags, fstatvfs},
+    },
+    unistd::execv,
+};
+
+use crate::{
+    error::{StartError, Step},
+    sys,
+};
+
+const OWN_FILE: &str = "/proc/self/exe";
+
+/// The commands that put processes into containers.
+const PUTTING_IN: [&str; 3] = ["create", "run", "exec"];
+
+/// Goes on in a process that cannot give this program's file away. Nothing may have been opened yet, and to save time
+/// nothing is understood: a container of such a name costs other commands a little.
+pub(super) fn protect(mut arguments: impl Iterator<Item = OsString>) -> Result<(), StartError> {
+    if !arguments.any(|argument| PUTTING_IN.iter().any(|command| argument == *command)) {
+        return Ok(());
+    }
+    let step = || "protect the runtime's own file".to_owned();
+    let file = open(OWN_FILE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
+    if fstatvfs(&file).step(step)?.flags().contains(FsFlags::ST_RDONLY) {
+        // By the descriptor's number it was executed with.
+        return sys::set_process_name(c"roster-runtime").step(step);
+    }
+    let Err(error) = execute_anew();
+    Err(error)
+}
+
+fn execute_anew() -> Result<Infallible, StartError> {
+    let step = || "execute the runtime through a read-only mount".to_owned();
+    let mount = sys::clone_mount(Path::new(OWN_FILE), false).step(step)?;
+    sys::set_mount_attributes(&mount, sys::MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NODEV, 0, false).step(step)?;
+    let arguments: Result<Vec<_>, _> = std::env::args_os().map(|text| CString::new(text.into_vec())).collect();
+    let path = CString::new(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+    // Closed by it, when the kernel has found the program.
+    execv(&path.step(step)?, &arguments.step(step)?).step(step)
+}
