@@ -1,6 +1,9 @@
 //! Logs, images and containers of this host, also from inside, for users. What they ask for comes by way of the session.
 
+mod processes;
 mod signal;
+mod stats;
+mod top;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -12,7 +15,7 @@ use roster_proto::{
     id::{NodeId, TaskId},
     report::{ImageInfo, LogLine},
     time::Timestamp,
-    wire::{self, container_request, live_work::Work},
+    wire::{self, container_answer::Answer, container_request, live_work::Work},
 };
 use roster_runtime::error::StartError;
 use tokio::sync::mpsc;
@@ -24,7 +27,7 @@ use crate::{
     runtime::{
         Runtime,
         linux::{
-            LinuxRuntime,
+            LinuxRuntime, Seen,
             live::{LiveError, LiveInput, LiveOutput},
             logs::{LogError, LogQuery, read_logs},
         },
@@ -87,6 +90,8 @@ impl Services for HostServices {
     ) -> Result<(), Failure> {
         match request {
             container_request::Request::Signal(signal) => signal::send(&self.runtime, signal, answers).await,
+            container_request::Request::Processes(asked) => top::list(&self.runtime, asked.tasks, answers).await,
+            container_request::Request::Measure(asked) => stats::measure(&self.runtime, asked.tasks, answers).await,
         }
     }
 
@@ -124,6 +129,32 @@ impl Services for HostServices {
         let told = image.map(|image| ImageInfo { names: removed.untagged, ..image.info(&self.node) });
         Ok(told.into_iter().collect())
     }
+}
+
+/// Answers of each task in turn; `look` blocks on the kernel for a moment.
+async fn of_each(
+    runtime: &LinuxRuntime,
+    tasks: Vec<String>,
+    answers: mpsc::Sender<wire::ContainerAnswer>,
+    look: fn(&Seen) -> std::io::Result<Answer>,
+) -> Result<(), Failure> {
+    for task in tasks {
+        let id = TaskId::new(task.as_str()).map_err(|error| Failure::Invalid(error.to_string()))?;
+        let seen = runtime.see(&id);
+        let looked = tokio::task::spawn_blocking(move || match seen {
+            Ok(Some(seen)) => look(&seen).map_err(|error| error.to_string()),
+            Ok(None) => Err("it runs no more".to_owned()),
+            Err(error) => Err(error.to_string()),
+        });
+        let answer = match looked.await {
+            Ok(answer) => answer.unwrap_or_else(Answer::Refused),
+            Err(error) => return Err(Failure::Unavailable(format!("looking at {task} broke: {error}"))),
+        };
+        if answers.send(wire::ContainerAnswer { task, answer: Some(answer) }).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl HostServices {

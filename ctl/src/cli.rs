@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
-pub use self::containers::{Kill, Restart};
+pub use self::containers::{Kill, Restart, Stats, Top};
 pub use self::live::{Exec, Inside};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
@@ -171,6 +171,12 @@ Examples:
   rctl scale web=5
   rctl scale hello/web=5 hello/db=2 --detach")]
     Scale(Scale),
+
+    /// The processes in containers
+    Top(Top),
+
+    /// What containers use, live: processors, memory, network, disks, pressure
+    Stats(Stats),
 
     /// Send a signal to the main process of containers
     Kill(Kill),

@@ -66,6 +66,7 @@ impl Kind {
             ("Enroll", _) => Self::Change,
             ("Cluster", "CreateToken") => Self::Secret,
             ("Control", "Logs" | "LoadImage" | "PullImage" | "ListImages" | "RemoveImage") => Self::Agents,
+            ("Containers", "Top" | "Stats") => Self::Agents,
             ("Containers", "Kill") => Self::Once,
             ("Live", _) => Self::Once,
             _ => Self::Own,

@@ -321,9 +321,10 @@ impl Services for MemoryServices {
                         break;
                     }
                 }
+                Ok(())
             }
+            _ => Err(Failure::Invalid("these containers are entries in a map".to_owned())),
         }
-        Ok(())
     }
 
     /// Says again what it is told.

@@ -60,6 +60,7 @@ fn control(method: &str) -> Access {
 
 fn containers(method: &str) -> Access {
     match method {
+        "Top" | "Stats" => VIEWERS,
         "Kill" | "Restart" => OPERATORS,
         _ => Access::Local,
     }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::Waiting;
+use super::{Output, Waiting};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -40,4 +40,43 @@ pub struct Restart {
     pub targets: Vec<String>,
     #[command(flatten)]
     pub waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Pids and users are the container's own. CPU is the share of one processor over the process's whole life, TIME what it \
+has had of processors, MEMORY what is resident of it.
+
+Examples:
+  rctl top web.2
+  rctl top web                    every replica
+  rctl top -o json web.2")]
+pub struct Top {
+    /// A service, a stack, a replica, or a task's id or its beginning
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Drawn anew each second on a terminal, printed one below the other elsewhere, until Ctrl-C. CPU 100 % is one processor. \
+MEMORY leaves out the cache of files that can be had back at once; its limit is the container's or else the host's. \
+NETWORK (received / sent) and DISK (read / written) are since the container's start. PRESSURE is the share of the last \
+ten seconds in which some process waited for processor / memory / disk, where the kernel counts that (cgroup v2).
+
+Examples:
+  rctl stats                      every container
+  rctl stats web db
+  rctl stats --no-stream -o json | jq -r '.[] | select(.cpu_percent > 90) | .name'")]
+pub struct Stats {
+    /// Services, stacks, replicas, or tasks' ids or their beginnings [default: all that run]
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Measure for one second, print that, and end
+    #[arg(long)]
+    pub no_stream: bool,
+    #[command(flatten)]
+    pub output: Output,
 }

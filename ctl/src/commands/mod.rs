@@ -49,6 +49,8 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Logs(args) => logs::run(args, &mut connect().await?).await,
         Command::Exec(args) => live::exec(args, client::live(&wishes).await?).await,
         Command::Scale(args) => scale::run(args, &mut connect().await?).await,
+        Command::Top(args) => containers::top::run(args, &wishes).await,
+        Command::Stats(args) => containers::stats::run(args, &wishes).await,
         Command::Kill(args) => containers::kill(args, &wishes).await,
         Command::Restart(args) => containers::restart(args, &wishes).await,
         Command::Rm(args) => remove::run(args, &mut connect().await?).await,

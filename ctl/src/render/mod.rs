@@ -9,6 +9,7 @@ pub mod progress;
 pub mod spec;
 pub mod style;
 pub mod table;
+pub mod usage;
 pub mod views;
 
 #[cfg(test)]

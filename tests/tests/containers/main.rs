@@ -2,6 +2,7 @@
 
 mod kill;
 mod logs;
+mod look;
 mod restart;
 
 use roster_tests::{cluster::Cluster, drive::Drive};

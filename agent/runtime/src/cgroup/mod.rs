@@ -29,7 +29,7 @@ mod tests;
 
 pub use dirs::{CgroupDirs, Door, OutOfMemory};
 pub use hierarchies::Hierarchies;
-pub use stats::Stats;
+pub use stats::{Pressure, Stats};
 
 /// Which interface a group has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,6 +33,7 @@ use roster_proto::{
 };
 use roster_runtime::{
     cgroup::{CgroupDirs, Hierarchies},
+    identity::Identity,
     signal, sys,
 };
 use tokio::sync::Semaphore;
@@ -82,6 +83,15 @@ pub struct RootImage<'a> {
     pub config: &'a ImageConfiguration,
     /// Unpacked, lowest first.
     pub layers: &'a [PathBuf],
+}
+
+/// A container that runs, by what the kernel knows it as.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its name, and that of its cgroup.
+    pub task: TaskId,
+    pub init: Identity,
+    pub cgroup: CgroupDirs,
 }
 
 #[derive(Debug)]
@@ -325,6 +335,16 @@ impl Containers {
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(false),
             Err(error) => Err(failed(step(), error)),
         }
+    }
+
+    pub fn see(&self, task: &TaskId) -> Result<Option<Seen>, RuntimeError> {
+        let bundle = self.bundle(task);
+        let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
+        let Some(running) = bundle.running().map_err(unreadable)? else { return Ok(None) };
+        if !running.init.is_running() {
+            return Ok(None);
+        }
+        Ok(Some(Seen { task: task.clone(), init: running.init, cgroup: self.cgroup(task)? }))
     }
 
     pub async fn kill(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {

@@ -33,6 +33,7 @@ use roster_proto::{
     wire::live_work::Work,
 };
 
+pub use self::containers::Seen;
 use self::{
     containers::{Containers, ContainersConfig, OpenError, RootImage},
     live::{LiveError, LiveInput, LiveOutput},
@@ -84,6 +85,11 @@ impl LinuxRuntime {
     /// Where the task's log is, also after its removal; `name` is what its lines are to be called (`web.2`).
     pub fn log_source(&self, task: &TaskId, name: String) -> LogSource {
         LogSource { dir: self.containers.log_dir(task), task: task.clone(), name }
+    }
+
+    /// What there is to look at of a container that runs.
+    pub fn see(&self, task: &TaskId) -> Result<Option<Seen>, RuntimeError> {
+        self.containers.see(task)
     }
 
     /// False: the container has ended.

@@ -2,12 +2,14 @@
 
 mod kill;
 mod restart;
+mod stats;
 mod targets;
+mod top;
 
 use roster_proto::wire::{self, containers_server::Containers};
 use tonic::{Request, Response, Status};
 
-use super::{Api, Reply, change};
+use super::{Api, Reply, ReplyStream, change};
 use crate::{forward::request_id, state::ClusterState};
 
 /// The controllers' protocol of which these commands of the log are.
@@ -15,10 +17,23 @@ const PROTOCOL: u32 = 2;
 
 #[tonic::async_trait]
 impl Containers for Api {
+    type TopStream = ReplyStream<wire::TopResponse>;
+
     async fn kill(&self, request: Request<wire::KillRequest>) -> Reply<wire::KillResponse> {
         let wire::KillRequest { targets, signal } = request.into_inner();
         let tasks = targets::running(&self.cluster.read(), &targets)?;
         Ok(Response::new(kill::kill(&self.broker, &tasks, signal).await?))
+    }
+
+    async fn top(&self, request: Request<wire::TopRequest>) -> Reply<Self::TopStream> {
+        let tasks = targets::running(&self.cluster.read(), &request.into_inner().targets)?;
+        let broker = self.broker.clone();
+        Ok(self.stream(|replies| top::send(broker, tasks, replies)))
+    }
+
+    async fn stats(&self, request: Request<wire::StatsRequest>) -> Reply<wire::StatsResponse> {
+        let tasks = stats::tasks(&self.cluster.read(), &request.into_inner().targets)?;
+        Ok(Response::new(stats::measure(&self.broker, &tasks).await))
     }
 
     async fn restart(&self, request: Request<wire::RestartRequest>) -> Reply<wire::RestartResponse> {

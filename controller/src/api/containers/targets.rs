@@ -77,20 +77,28 @@ fn why_not(state: &ClusterState, selection: &Selection, name: &str) -> String {
     }
 }
 
-/// One request for each node, about all of its tasks; the nodes work side by side.
-pub(super) async fn ask_all(
-    broker: &Arc<Broker>,
-    tasks: &[Arc<Task>],
-    request: impl Fn(Vec<String>) -> container_request::Request,
-) -> Vec<(NodeId, Result<Vec<wire::ContainerAnswer>, AskError>)> {
+pub(super) fn by_node(tasks: &[Arc<Task>]) -> BTreeMap<&NodeId, Vec<String>> {
     let mut nodes: BTreeMap<&NodeId, Vec<String>> = BTreeMap::new();
     for task in tasks {
         if let Some(node) = &task.node {
             nodes.entry(node).or_default().push(task.id.to_string());
         }
     }
+    nodes
+}
+
+pub(super) fn name_of(task: &Task) -> wire::TaskName {
+    wire::TaskName { task: task.id.to_string(), name: task.name() }
+}
+
+/// One request for each node, about all of its tasks; the nodes work side by side.
+pub(super) async fn ask_all(
+    broker: &Arc<Broker>,
+    tasks: &[Arc<Task>],
+    request: impl Fn(Vec<String>) -> container_request::Request,
+) -> Vec<(NodeId, Result<Vec<wire::ContainerAnswer>, AskError>)> {
     let request = &request;
-    let answers = nodes.into_iter().map(async |(node, tasks)| {
+    let answers = by_node(tasks).into_iter().map(async |(node, tasks)| {
         let most = tasks.len();
         let answers = async { whole(ask(broker, node, request(tasks)).await?, most).await };
         (node.clone(), answers.await)

@@ -1,5 +1,8 @@
 //! What is done with containers that run.
 
+pub(super) mod stats;
+pub(super) mod top;
+
 use std::collections::BTreeSet;
 
 use roster_proto::{
