@@ -119,6 +119,7 @@ impl Bench {
             desired: Desired::Run,
             spec: Arc::new(spec),
             ports: Vec::new(),
+            paused: false,
         };
         let image = RootImage { config: &self.image, layers: &self.layers };
         Ok(self.containers.start(&assignment, image, Network::None).await?.pid)

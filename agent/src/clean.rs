@@ -113,6 +113,7 @@ mod tests {
                 desired: Desired::Run,
                 spec: Arc::new(spec),
                 ports: Vec::new(),
+                paused: false,
             };
             runtime.start(&assignment).await.unwrap();
         }

@@ -5,6 +5,7 @@ mod controller;
 mod following;
 mod leases;
 mod lives;
+mod pauses;
 mod requests;
 mod restarts;
 
@@ -118,6 +119,7 @@ fn assignment(name: &str, desired: Desired, spec: TaskSpec) -> Assignment {
         desired,
         spec: Arc::new(spec),
         ports: Vec::new(),
+        paused: false,
     }
 }
 

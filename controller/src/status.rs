@@ -36,6 +36,7 @@ impl From<Refusal> for Status {
             | Refusal::Singleton(..)
             | Refusal::BeingRemoved(_)
             | Refusal::Replaced { .. }
+            | Refusal::PausedSingleton(_)
             | Refusal::PortTaken { .. }
             | Refusal::NodeBusy { .. }
             | Refusal::NotFenced { .. }

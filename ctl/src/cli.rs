@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
-pub use self::containers::{Kill, Restart, Stats, Top};
+pub use self::containers::{Kill, Pause, Restart, Stats, Top, Unpause};
 pub use self::live::{Exec, Inside};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
@@ -180,6 +180,12 @@ Examples:
 
     /// Send a signal to the main process of containers
     Kill(Kill),
+
+    /// Make containers stand still
+    Pause(Pause),
+
+    /// Let containers go on that were paused
+    Unpause(Unpause),
 
     /// Replace replicas with new ones of the same spec
     Restart(Restart),

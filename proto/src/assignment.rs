@@ -23,6 +23,9 @@ pub struct Assignment {
     pub spec: Arc<TaskSpec>,
     /// The spec's ports with every host port decided.
     pub ports: Vec<PublishedPort>,
+    /// Its processes are to stand still.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -28,6 +28,9 @@ pub struct Task {
     pub attempt: u32,
     /// The task of the same slot that this one follows.
     pub replaces: Option<TaskId>,
+    /// People want its processes to stand still.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +66,9 @@ pub struct TaskStatus {
     pub address: Option<Ipv4Addr>,
     pub started: Option<Timestamp>,
     pub finished: Option<Timestamp>,
+    /// Its processes stand still.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Only moves forward.
@@ -136,6 +142,7 @@ impl TaskStatus {
             address: None,
             started: None,
             finished: None,
+            paused: false,
         }
     }
 

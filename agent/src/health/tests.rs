@@ -17,6 +17,7 @@ async fn probed(taken_back: bool) -> (Arc<MemoryRuntime>, TaskId, mpsc::Receiver
         desired: Desired::Run,
         spec: Arc::new(TaskSpec::of_image("web")),
         ports: Vec::new(),
+        paused: false,
     };
     let started = runtime.start(&assignment).await.unwrap().at;
     let check = Check {

@@ -22,6 +22,7 @@ fn set(generation: u64, tasks: &[&str]) -> AssignmentSet {
         desired: Desired::Stop(StopReason::Updated),
         spec: Arc::new(TaskSpec::of_image("web")),
         ports: Vec::new(),
+        paused: false,
     };
     let tasks = tasks.iter().map(|name| (id(name), assignment(name))).collect();
     AssignmentSet { generation: Version(generation), tasks }

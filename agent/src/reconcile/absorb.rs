@@ -118,6 +118,7 @@ impl<R: Runtime> Reconciler<R> {
                 return;
             }
         };
+        let frozen: BTreeSet<TaskId> = found.iter().filter(|one| one.frozen).map(|one| one.task.clone()).collect();
         let mut found: BTreeMap<TaskId, Phase> = found.into_iter().map(|one| (one.task, one.phase)).collect();
         for task in found.keys() {
             self.ensure(task);
@@ -128,6 +129,9 @@ impl<R: Runtime> Reconciler<R> {
             if settled && local.facts.busy.is_none() && local.phase != phase {
                 info!(%task, ?phase, "found otherwise than expected");
                 local.observe(phase);
+            }
+            if settled && local.facts.busy.is_none() {
+                local.facts.frozen = frozen.contains(task);
             }
         }
         self.mark_all();
@@ -151,7 +155,9 @@ impl<R: Runtime> Reconciler<R> {
 
     pub(super) fn absorb_health(&mut self, change: Change) {
         let Some(local) = self.tasks.get_mut(&change.task) else { return };
-        if !matches!(local.phase, Some(Phase::Running(_))) {
+        let paused = |set: &Arc<AssignmentSet>| set.tasks.get(&change.task).is_some_and(|assignment| assignment.paused);
+        // A probe that was under way when its container came to stand still says nothing.
+        if !matches!(local.phase, Some(Phase::Running(_))) || self.current.set.as_ref().is_some_and(paused) {
             return;
         }
         info!(task = %change.task, health = %change.health, "health changed");

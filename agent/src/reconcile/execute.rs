@@ -8,6 +8,8 @@ pub(super) async fn execute<R: Runtime>(runtime: &R, step: &Step) -> Result<Done
         Step::Prepare { assignment } => runtime.prepare(&assignment.spec).await.map(Done::Prepared),
         Step::Start { assignment } => runtime.start(assignment).await.map(Done::Started),
         Step::Publish { ports, .. } => runtime.publish(ports).await.map(|()| Done::Nothing),
+        Step::Freeze { task } => runtime.freeze(task).await.map(|()| Done::Nothing),
+        Step::Thaw { task } => runtime.thaw(task).await.map(|()| Done::Nothing),
         Step::Stop { task, .. } => runtime.stop(task).await.map(|()| Done::Nothing),
         Step::Kill { task } => runtime.kill(task).await.map(|()| Done::Nothing),
         Step::Remove { task } => runtime.remove(task).await.map(|()| Done::Nothing),

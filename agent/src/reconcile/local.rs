@@ -49,6 +49,8 @@ pub struct Facts {
     /// The step under way, and since when. There is at most one.
     pub busy: Option<(Verb, Timestamp)>,
     pub troubles: BTreeMap<Verb, Trouble>,
+    /// Its processes stand still.
+    pub frozen: bool,
     /// Published ports lead to it, or may.
     pub exposed: bool,
     pub health: Health,
@@ -113,6 +115,7 @@ impl Default for Facts {
             starting_since: None,
             busy: None,
             troubles: BTreeMap::new(),
+            frozen: false,
             exposed: false,
             health: Health::None,
             unhealthy: None,
@@ -169,7 +172,10 @@ impl Local {
                 facts.started = Some(started.at);
                 self.phase = Some(Phase::Running(started));
             }
+            (Verb::Freeze, Done::Nothing) => facts.frozen = true,
+            (Verb::Thaw, Done::Nothing) => facts.frozen = false,
             (Verb::Stop, Done::Nothing) => {
+                facts.frozen = false;
                 if let Some(stopping) = &mut facts.stopping {
                     stopping.signaled = true;
                 }
@@ -182,6 +188,7 @@ impl Local {
             (Verb::Remove, Done::Nothing) => {
                 self.phase = None;
                 facts.exposed = false;
+                facts.frozen = false;
             }
             _ => {}
         }
@@ -259,6 +266,7 @@ fn running(facts: &Facts, started: &Started) -> TaskStatus {
         pid: Some(started.pid),
         address: started.address,
         started: Some(started.at),
+        paused: facts.frozen,
         ..TaskStatus::new(TaskState::Running, started.at)
     }
 }

@@ -207,9 +207,10 @@ impl<R: Runtime> Reconciler<R> {
             }
         };
         let mut running = 0;
-        for Observed { task, phase } in found {
+        for Observed { task, phase, frozen } in found {
             self.ensure(&task);
             let local = self.tasks.entry(task.clone()).or_default();
+            local.facts.frozen = frozen;
             match phase {
                 Phase::Running(started) => {
                     running += 1;
@@ -410,7 +411,9 @@ impl<R: Runtime> Reconciler<R> {
         self.watch_end(task);
         let (Some(local), Some(upkeep)) = (self.tasks.get_mut(task), self.upkeep.get_mut(task)) else { return };
         let facts = &mut local.facts;
-        let wanted = assignment.desired == Desired::Run && facts.stopping.is_none() && facts.unhealthy.is_none();
+        let moves = !assignment.paused && !facts.frozen;
+        let wanted =
+            assignment.desired == Desired::Run && moves && facts.stopping.is_none() && facts.unhealthy.is_none();
         let (Some(Phase::Running(started)), true) = (&local.phase, wanted) else {
             upkeep.probes.take().inspect(AbortHandle::abort);
             return;
@@ -418,8 +421,13 @@ impl<R: Runtime> Reconciler<R> {
         let Some(prepared) = facts.prepared.as_ref().filter(|_| upkeep.probes.is_none()) else { return };
         let spec = assignment.spec.healthcheck.as_ref();
         let Some(check) = health::resolve(spec, prepared.healthcheck.as_ref()) else { return };
-        facts.health = Health::Starting;
-        let subject = Subject { task: task.clone(), check, started: started.at, taken_back: facts.taken_back };
+        // What was judged before it was paused is as it was.
+        let judged = facts.health != Health::None;
+        if !judged {
+            facts.health = Health::Starting;
+        }
+        let taken_back = facts.taken_back || judged;
+        let subject = Subject { task: task.clone(), check, started: started.at, taken_back };
         let (runtime, changes, metrics) =
             (self.parts.runtime.clone(), self.changes.0.clone(), self.parts.metrics.clone());
         upkeep.probes =

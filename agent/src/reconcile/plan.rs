@@ -6,7 +6,7 @@
 //!
 //! Guarantees:
 //! * A task with an outcome is never started, nor is one that was started before.
-//! * Published ports lead away from a container before it is told to stop.
+//! * Published ports lead away from a container before it is told to stop, or to stand still.
 //! * Nothing that is outside the set is touched before the controller itself has sent a set: the ledger may be older
 //!   than what runs, so it can tell what to start, not what to destroy.
 //! * A singleton is started only while the node holds a lease.
@@ -78,6 +78,14 @@ pub enum Step {
         /// The tasks behind them.
         behind: BTreeSet<TaskId>,
     },
+    /// Its processes stand still from then on, or go on.
+    Freeze {
+        task: TaskId,
+    },
+    Thaw {
+        task: TaskId,
+    },
+    /// Also thaws.
     Stop {
         task: TaskId,
         why: Why,
@@ -106,6 +114,8 @@ pub enum Verb {
     Abandon,
     Start,
     Publish,
+    Freeze,
+    Thaw,
     Stop,
     Kill,
     Settle,
@@ -213,6 +223,7 @@ fn toward(assignment: &Assignment, leased: bool, local: &Local, now: Timestamp) 
         (Some(Phase::Ended(ended)), told) => settle(task, local::ended_status(told, facts, ended)),
         (Some(Phase::Running(_)), Some(reason)) => stop(task, Why::Told(reason.clone()), grace, facts, now),
         (Some(Phase::Running(_)), None) if facts.unhealthy.is_some() => stop(task, Why::Unhealthy, grace, facts, now),
+        (Some(Phase::Running(_)), None) if assignment.paused != facts.frozen => pause(assignment, facts),
         (Some(Phase::Running(_)), None) => look_up_healthcheck(assignment, facts),
         (Some(Phase::Broken) | None, Some(reason)) => settle(task, stopped_status(reason, facts, now)),
         (Some(Phase::Broken) | None, None) if facts.started.is_some() => {
@@ -263,6 +274,16 @@ fn settle(task: TaskId, status: TaskStatus) -> Turn {
 
 fn stopped_status(reason: &StopReason, facts: &Facts, now: Timestamp) -> TaskStatus {
     local::last_status(TaskState::Shutdown, Cause::Stopped { reason: reason.clone() }, now, facts)
+}
+
+/// What stands still answers nobody, so the published ports lead elsewhere first.
+fn pause(assignment: &Assignment, facts: &Facts) -> Turn {
+    let task = assignment.task.clone();
+    match assignment.paused {
+        true if facts.exposed => REST,
+        true => Turn::Step(Step::Freeze { task }),
+        false => Turn::Step(Step::Thaw { task }),
+    }
 }
 
 /// Signal, grace, SIGKILL; before all that, the published ports lead elsewhere.
@@ -316,7 +337,8 @@ pub fn publish(
 
 fn serving_address(assignment: &Assignment, local: &Local) -> Option<Ipv4Addr> {
     let facts = &local.facts;
-    let wanted = assignment.desired == Desired::Run && facts.outcome.is_none() && facts.stopping.is_none();
+    let moves = !assignment.paused && !facts.frozen;
+    let wanted = assignment.desired == Desired::Run && facts.outcome.is_none() && facts.stopping.is_none() && moves;
     match &local.phase {
         Some(Phase::Running(started))
             if wanted && facts.is_serving() && assignment.spec.network == NetworkMode::Bridge =>
@@ -341,6 +363,8 @@ impl Step {
             Step::Abandon { .. } => Verb::Abandon,
             Step::Start { .. } => Verb::Start,
             Step::Publish { .. } => Verb::Publish,
+            Step::Freeze { .. } => Verb::Freeze,
+            Step::Thaw { .. } => Verb::Thaw,
             Step::Stop { .. } => Verb::Stop,
             Step::Kill { .. } => Verb::Kill,
             Step::Settle { .. } => Verb::Settle,
@@ -355,6 +379,8 @@ impl Step {
             Step::Prepare { assignment } | Step::Start { assignment } => Some(&assignment.task),
             Step::Publish { .. } => None,
             Step::Abandon { task }
+            | Step::Freeze { task }
+            | Step::Thaw { task }
             | Step::Stop { task, .. }
             | Step::Kill { task }
             | Step::Settle { task, .. }
@@ -371,6 +397,8 @@ impl Verb {
             Verb::Abandon => "abandon",
             Verb::Start => "start",
             Verb::Publish => "publish",
+            Verb::Freeze => "freeze",
+            Verb::Thaw => "thaw",
             Verb::Stop => "stop",
             Verb::Kill => "kill",
             Verb::Settle => "settle",

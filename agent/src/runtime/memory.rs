@@ -56,6 +56,7 @@ struct World {
 struct Container {
     phase: watch::Sender<Phase>,
     stubborn: bool,
+    frozen: bool,
     sick: Option<String>,
 }
 
@@ -159,6 +160,7 @@ impl Runtime for MemoryRuntime {
         let observed = |(task, container): (&TaskId, &Container)| Observed {
             task: task.clone(),
             phase: container.phase.borrow().clone(),
+            frozen: container.frozen,
         };
         Ok(world.containers.iter().map(observed).collect())
     }
@@ -189,7 +191,7 @@ impl Runtime for MemoryRuntime {
         let command = assignment.spec.command.clone().unwrap_or_default();
         let stubborn = command.first().is_some_and(|word| word == "stubborn");
         let (phase, _) = watch::channel(Phase::Running(started.clone()));
-        world.containers.insert(assignment.task.clone(), Container { phase, stubborn, sick: None });
+        world.containers.insert(assignment.task.clone(), Container { phase, stubborn, frozen: false, sick: None });
         if let [word, code] = command.as_slice()
             && word == "exit"
         {
@@ -213,11 +215,24 @@ impl Runtime for MemoryRuntime {
         }
     }
 
+    async fn freeze(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        self.enter("freeze", task.as_str()).await?;
+        self.world().containers.get_mut(task).ok_or_else(|| unknown(task))?.frozen = true;
+        Ok(())
+    }
+
+    async fn thaw(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        self.enter("thaw", task.as_str()).await?;
+        self.world().containers.get_mut(task).ok_or_else(|| unknown(task))?.frozen = false;
+        Ok(())
+    }
+
     async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
         self.enter("stop", task.as_str()).await?;
         let mut world = self.world();
-        let stubborn = world.containers.get(task).ok_or_else(|| unknown(task))?.stubborn;
-        if !stubborn {
+        let container = world.containers.get_mut(task).ok_or_else(|| unknown(task))?;
+        container.frozen = false;
+        if !container.stubborn {
             world.end(task, Exit::Signal(SIGTERM));
         }
         Ok(())
@@ -230,8 +245,12 @@ impl Runtime for MemoryRuntime {
     }
 
     async fn probe(&self, task: &TaskId, _: &[String], _: Duration) -> Result<Probed, RuntimeError> {
-        let world = self.world();
+        let mut world = self.world();
         let container = world.containers.get(task).ok_or_else(|| unknown(task))?;
+        if container.frozen {
+            world.calls.push(format!("probe {task} while it stands still"));
+            return Ok(Probed { code: None, output: String::new() });
+        }
         Ok(match &container.sick {
             None => Probed { code: Some(0), output: String::new() },
             Some(output) => Probed { code: Some(1), output: output.clone() },

@@ -33,7 +33,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Resolves when the container has ended, at once if it already has.
     fn ended(&self, task: &TaskId) -> impl Future<Output = Result<Ended, RuntimeError>> + Send;
 
-    /// Sends the task's stop signal (the spec's, else the image's, else SIGTERM) to its first process.
+    /// Makes every process of it stand still until it is thawed, stopped or killed. One that has ended stays so.
+    fn freeze(&self, task: &TaskId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    fn thaw(&self, task: &TaskId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Sends the task's stop signal (the spec's, else the image's, else SIGTERM) to its first process, and thaws it.
     fn stop(&self, task: &TaskId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// SIGKILL to everything in the container's cgroup; returns when nothing of it runs.
@@ -62,6 +67,8 @@ pub trait Runtime: Send + Sync + 'static {
 pub struct Observed {
     pub task: TaskId,
     pub phase: Phase,
+    /// Runs, but stands still.
+    pub frozen: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -172,6 +172,7 @@ pub(crate) fn assignment(name: &str, spec: TaskSpec) -> Assignment {
         desired: Desired::Run,
         spec: Arc::new(spec),
         ports: Vec::new(),
+        paused: false,
     }
 }
 

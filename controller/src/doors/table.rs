@@ -61,7 +61,7 @@ fn control(method: &str) -> Access {
 fn containers(method: &str) -> Access {
     match method {
         "Top" | "Stats" => VIEWERS,
-        "Kill" | "Restart" => OPERATORS,
+        "Kill" | "Restart" | "SetPaused" => OPERATORS,
         _ => Access::Local,
     }
 }

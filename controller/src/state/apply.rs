@@ -7,6 +7,7 @@ mod brake;
 mod change;
 mod controllers;
 mod node;
+mod pause;
 mod restart;
 mod security;
 mod stack;
@@ -115,6 +116,7 @@ impl ClusterState {
             | Command::RemoveService { .. }
             | Command::Scale { .. }
             | Command::Restart { .. }
+            | Command::SetPaused { .. }
             | Command::RegisterNode { .. }
             | Command::SetNodesDown { .. }
             | Command::SettleNode { .. }
@@ -152,6 +154,7 @@ impl<'a> Edit<'a> {
             Command::RemoveService { service } => self.remove_service(service),
             Command::Scale { replicas } => self.scale(replicas),
             Command::Restart { services, tasks } => self.restart(services, tasks),
+            Command::SetPaused { tasks, paused } => self.set_paused(tasks, *paused),
             Command::RegisterNode { node, description } => self.register_node(node, description),
             Command::SetNodesDown { nodes } => {
                 self.set_nodes_down(nodes);
@@ -207,11 +210,11 @@ impl<'a> Edit<'a> {
         let before = before.as_deref().and_then(index::offer);
         let after = index::offer(&task);
         if before != after {
-            if let Some((node, _)) = before {
+            if let Some((node, ..)) = before {
                 self.state.index.unbind(node, &task.id);
                 self.raise_generation(node);
             }
-            if let Some((node, _)) = after {
+            if let Some((node, ..)) = after {
                 self.raise_generation(node);
             }
         }

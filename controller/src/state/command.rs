@@ -54,6 +54,11 @@ pub enum Command {
         services: BTreeSet<ServiceId>,
         tasks: BTreeSet<TaskId>,
     },
+    /// Tasks that run stand still from now on, or go on. All or none; those that have ended are passed over.
+    SetPaused {
+        tasks: BTreeSet<TaskId>,
+        paused: bool,
+    },
     /// A node that is Down, or new, is not Ready by that: it must settle first.
     RegisterNode {
         node: NodeId,
@@ -248,6 +253,8 @@ pub enum Refusal {
     NoSuchTask(TaskId),
     #[error("task {task} has ended and another one has its place: name the replica, {name}, to restart that one")]
     Replaced { task: TaskId, name: String },
+    #[error("{0} is a singleton (x-singleton): it must be able to end when its lease runs out, so it cannot be paused")]
+    PausedSingleton(String),
     #[error("there is no node {0}: `rctl node ls` lists what there is")]
     NoSuchNode(NodeId),
     #[error("there is no controller {0}: `rctl cluster status` lists what there is")]

@@ -22,9 +22,9 @@ pub(super) struct Index {
 }
 
 /// A task's part in the assignment set of its node.
-pub(super) fn offer(task: &Task) -> Option<(&NodeId, &Desired)> {
+pub(super) fn offer(task: &Task) -> Option<(&NodeId, &Desired, bool)> {
     let node = task.node.as_ref().filter(|_| !task.status.state.is_terminal())?;
-    Some((node, &task.desired))
+    Some((node, &task.desired, task.paused))
 }
 
 impl Index {
@@ -59,7 +59,7 @@ impl Index {
             Some(known) => *known = Arc::clone(task),
             None => tasks.push(Arc::clone(task)),
         }
-        if let Some((node, _)) = offer(task) {
+        if let Some((node, ..)) = offer(task) {
             self.nodes.entry(node.clone()).or_default().insert(task.id.clone(), Arc::clone(task));
         }
     }

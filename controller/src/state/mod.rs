@@ -182,6 +182,7 @@ impl ClusterState {
                 desired: task.desired.clone(),
                 spec: Arc::clone(self.task_spec(task)?),
                 ports: self.task_ports(task).to_vec(),
+                paused: task.paused,
             };
             Some((task.id.clone(), assignment))
         };

@@ -80,3 +80,26 @@ pub struct Stats {
     #[command(flatten)]
     pub output: Output,
 }
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+No process of the container runs any more until `rctl unpause`; it keeps its memory and its connections. Published ports \
+lead to the other replicas meanwhile, and its healthcheck rests. It can be stopped, replaced and killed as any other, and \
+stays paused over restarts of the daemons; what takes its place runs. A signal waits until it goes on, but for SIGKILL.
+
+Examples:
+  rctl pause web.2
+  rctl pause web                  every replica that runs")]
+pub struct Pause {
+    /// Services, stacks, replicas, or tasks' ids or their beginnings
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  rctl unpause web.2\n  rctl unpause web")]
+pub struct Unpause {
+    /// Services, stacks, replicas, or tasks' ids or their beginnings
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
+}

@@ -52,6 +52,8 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Top(args) => containers::top::run(args, &wishes).await,
         Command::Stats(args) => containers::stats::run(args, &wishes).await,
         Command::Kill(args) => containers::kill(args, &wishes).await,
+        Command::Pause(args) => containers::set_paused(args.targets, true, &wishes).await,
+        Command::Unpause(args) => containers::set_paused(args.targets, false, &wishes).await,
         Command::Restart(args) => containers::restart(args, &wishes).await,
         Command::Rm(args) => remove::run(args, &mut connect().await?).await,
         Command::Events(args) => events::run(args, &mut connect().await?).await,

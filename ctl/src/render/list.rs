@@ -53,6 +53,7 @@ pub fn cause(cause: &Cause, now: Timestamp) -> String {
 pub fn state_style(task: &Task) -> Style {
     match (task.status.state, task.status.health) {
         (TaskState::Running, Health::Unhealthy) => BAD,
+        (TaskState::Running, _) if task.status.paused => BUSY,
         (TaskState::Running, Health::Starting) => BUSY,
         (TaskState::Running | TaskState::Complete, _) => GOOD,
         (TaskState::Failed | TaskState::Rejected | TaskState::Orphaned, _) => BAD,
@@ -64,6 +65,8 @@ pub fn state_style(task: &Task) -> Style {
 /// `Running (healthy)`.
 pub fn state(task: &Task) -> String {
     match (task.status.state, task.status.health) {
+        (TaskState::Running, Health::None) if task.status.paused => "Running (paused)".to_owned(),
+        (TaskState::Running, health) if task.status.paused => format!("Running (paused, {health})"),
         (TaskState::Running, health) if health != Health::None => format!("Running ({health})"),
         (state, _) => state.to_string(),
     }

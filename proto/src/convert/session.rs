@@ -19,6 +19,7 @@ impl From<Assignment> for wire::Assignment {
             desired: Some(assignment.desired.into()),
             spec: Some(TaskSpec::clone(&assignment.spec).into()),
             ports: assignment.ports.into_iter().map(Into::into).collect(),
+            paused: assignment.paused,
         }
     }
 }
@@ -33,6 +34,7 @@ impl TryFrom<wire::Assignment> for Assignment {
             desired: required("desired", assignment.desired)?,
             spec: Arc::new(required("spec", assignment.spec)?),
             ports: list("ports", assignment.ports)?,
+            paused: assignment.paused,
         })
     }
 }

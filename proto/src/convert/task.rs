@@ -80,6 +80,7 @@ impl From<Task> for wire::Task {
             not_before: task.not_before.map(Into::into),
             attempt: task.attempt,
             replaces: task.replaces.map(Into::into),
+            paused: task.paused,
         }
     }
 }
@@ -99,6 +100,7 @@ impl TryFrom<wire::Task> for Task {
             not_before: task.not_before.map(Timestamp),
             attempt: task.attempt,
             replaces: task.replaces.map(|id| name("replaces", &id)).transpose()?,
+            paused: task.paused,
         })
     }
 }
@@ -114,6 +116,7 @@ impl From<TaskStatus> for wire::TaskStatus {
             address: status.address.map(|ip| ip.to_string()),
             started: status.started.map(Into::into),
             finished: status.finished.map(Into::into),
+            paused: status.paused,
         }
     }
 }
@@ -130,6 +133,7 @@ impl TryFrom<wire::TaskStatus> for TaskStatus {
             address: status.address.map(|ip| address("address", &ip)).transpose()?,
             started: status.started.map(Timestamp),
             finished: status.finished.map(Timestamp),
+            paused: status.paused,
         })
     }
 }

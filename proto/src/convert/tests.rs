@@ -247,6 +247,7 @@ fn every_task_state_survives() {
                 not_before: Some(Timestamp(2)),
                 attempt: 3,
                 replaces: Some("k3x8".parse().unwrap()),
+                paused: true,
             };
             assert_eq!(over_the_wire::<_, wire::Task>(task.clone()), Ok(task));
         }
@@ -262,6 +263,7 @@ fn a_diff_turns_one_set_into_the_other() {
         desired,
         spec: Arc::new(full_spec().task),
         ports: vec![PublishedPort { published: 8080, target: 80, protocol: Protocol::Tcp, host_ip: None }],
+        paused: false,
     };
     let set = |generation, assignments: Vec<Assignment>| AssignmentSet {
         generation: Version(generation),

@@ -3,6 +3,7 @@
 mod kill;
 mod logs;
 mod look;
+mod pause;
 mod restart;
 
 use roster_tests::{cluster::Cluster, drive::Drive};

@@ -60,6 +60,8 @@ use crate::{
 const START_CONCURRENCY: usize = 8;
 /// Looking through all kept logs costs more than removing a container: done once in so many.
 const REMOVALS_PER_PRUNE: u64 = 16;
+/// How long processes may take to stand still: those that wait for a disk do only when it has answered.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the shim of a container that was killed may take to write its records and go.
 const SHIM_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -182,7 +184,11 @@ impl Containers {
         }
         let groups = self.hierarchies.list(&self.parent()).map_err(|error| failed("list cgroups".to_owned(), error))?;
         tasks.extend(groups.into_iter().filter_map(|name| TaskId::new(name).ok()));
-        tasks.into_iter().map(|task| Ok(Observed { phase: self.phase(&task)?, task })).collect()
+        let observed = |task: TaskId| {
+            let phase = self.phase(&task)?;
+            Ok(Observed { frozen: matches!(phase, Phase::Running(_)) && self.is_frozen(&task), phase, task })
+        };
+        tasks.into_iter().map(observed).collect()
     }
 
     fn phase(&self, task: &TaskId) -> Result<Phase, RuntimeError> {
@@ -320,10 +326,31 @@ impl Containers {
             _ => unreadable(error),
         })?;
         let spec = serde_json::from_slice(&config).map_err(|error| unreadable(error.into()))?;
-        self.signal(task, stop_signal(&spec)?).map(drop)
+        self.signal(task, stop_signal(&spec)?)?;
+        // The signal is what it finds first when it goes on.
+        if self.is_frozen(task) { self.thaw(task) } else { Ok(()) }
     }
 
-    /// To its first process; false: it has ended.
+    /// Returns when every process stands still; when some do not in time, all go on.
+    pub fn freeze(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        if self.see(task)?.is_none() {
+            return Ok(());
+        }
+        let frozen = self.hierarchies.freeze(&self.group(task), FREEZE_PATIENCE);
+        frozen.map_err(|error| RuntimeError { cause: cause(error), transient: true })
+    }
+
+    pub fn thaw(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let thawed = self.hierarchies.thaw(&self.group(task));
+        thawed.map_err(|error| RuntimeError { cause: cause(error), transient: true })
+    }
+
+    /// Where the host has no freezer, nothing was ever frozen.
+    fn is_frozen(&self, task: &TaskId) -> bool {
+        self.hierarchies.is_frozen(&self.group(task)).unwrap_or(false)
+    }
+
+    /// To its first process; false: it has ended. One that stands still gets it when it goes on, but for SIGKILL.
     pub fn signal(&self, task: &TaskId, signal: i32) -> Result<bool, RuntimeError> {
         let bundle = self.bundle(task);
         let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
@@ -331,6 +358,8 @@ impl Containers {
         let step = || format!("send signal {signal} to the container");
         let Some(init) = running.init.pidfd().map_err(|error| failed(step(), error))? else { return Ok(false) };
         match sys::pidfd_send_signal(init, signal) {
+            // On cgroup v1 even that waits until it is thawed.
+            Ok(()) if signal == nix::libc::SIGKILL && self.is_frozen(task) => self.thaw(task).map(|()| true),
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(false),
             Err(error) => Err(failed(step(), error)),

@@ -127,7 +127,7 @@ impl Runtime for LinuxRuntime {
         let attached = self.network.attached().await.map_err(|error| no_network("list networks", &error))?;
         let known: BTreeSet<TaskId> = all.iter().map(|observed| observed.task.clone()).collect();
         let alone = attached.into_iter().filter(|task| !known.contains(task));
-        all.extend(alone.map(|task| Observed { task, phase: Phase::Broken }));
+        all.extend(alone.map(|task| Observed { task, phase: Phase::Broken, frozen: false }));
         Ok(all)
     }
 
@@ -150,6 +150,15 @@ impl Runtime for LinuxRuntime {
 
     async fn ended(&self, task: &TaskId) -> Result<Ended, RuntimeError> {
         self.containers.ended(task).await
+    }
+
+    async fn freeze(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let (containers, task) = (self.containers.clone(), task.clone());
+        containers::blocking(move || containers.freeze(&task)).await
+    }
+
+    async fn thaw(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        self.containers.thaw(task)
     }
 
     async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {

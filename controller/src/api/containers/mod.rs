@@ -1,16 +1,25 @@
 //! What people do with containers that run. What must last is proposed; what is of the moment is asked of the agents.
 
 mod kill;
+mod pause;
 mod restart;
 mod stats;
 mod targets;
 mod top;
 
-use roster_proto::wire::{self, containers_server::Containers};
+use std::collections::BTreeSet;
+
+use roster_proto::{
+    id::TaskId,
+    wire::{self, containers_server::Containers},
+};
 use tonic::{Request, Response, Status};
 
 use super::{Api, Reply, ReplyStream, change};
-use crate::{forward::request_id, state::ClusterState};
+use crate::{
+    forward::request_id,
+    state::{ClusterState, command::Command},
+};
 
 /// The controllers' protocol of which these commands of the log are.
 const PROTOCOL: u32 = 2;
@@ -23,6 +32,18 @@ impl Containers for Api {
         let wire::KillRequest { targets, signal } = request.into_inner();
         let tasks = targets::running(&self.cluster.read(), &targets)?;
         Ok(Response::new(kill::kill(&self.broker, &tasks, signal).await?))
+    }
+
+    async fn set_paused(&self, request: Request<wire::SetPausedRequest>) -> Reply<wire::SetPausedResponse> {
+        let id = request_id(&request)?;
+        let wire::SetPausedRequest { targets, paused } = request.into_inner();
+        let state = self.cluster.read();
+        all_know(&state)?;
+        let tasks = targets::running(&state, &targets)?;
+        let tasks: BTreeSet<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
+        let changed = change(&self.cluster, id, Command::SetPaused { tasks: tasks.clone(), paused }).await?;
+        let response = pause::until(&self.cluster, &tasks, paused, changed.version).await?;
+        Ok(Response::new(response))
     }
 
     async fn top(&self, request: Request<wire::TopRequest>) -> Reply<Self::TopStream> {

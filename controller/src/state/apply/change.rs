@@ -77,6 +77,7 @@ impl Edit<'_> {
             not_before: *not_before,
             attempt: *attempt,
             replaces: replaces.clone(),
+            paused: false,
         };
         if task.status.cause.is_some() {
             self.tell_task(&task, || format!("{} waits", task.name()));

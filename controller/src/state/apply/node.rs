@@ -190,6 +190,9 @@ impl Edit<'_> {
         self.put_task(next.clone());
         if before.state != next.status.state {
             self.tell_task(&next, || format!("{} is {} on {node}", next.name(), next.status.state));
+        } else if before.paused != next.status.paused {
+            let verb = if next.status.paused { "stands still" } else { "goes on" };
+            self.tell_task(&next, || format!("{} {verb} on {node}", next.name()));
         } else if before.health != next.status.health && next.status.health != Health::None {
             self.tell_task(&next, || format!("{} is {} on {node}", next.name(), next.status.health));
         }

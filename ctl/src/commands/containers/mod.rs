@@ -15,7 +15,7 @@ use crate::{
     cli::{Kill, Restart},
     client::{self, Wishes},
     error::{Ending, Error},
-    render::table::clean,
+    render::usage::escaped_lines,
 };
 
 /// Tells who was sent the signal, then who was not.
@@ -23,12 +23,23 @@ pub(super) async fn kill(args: Kill, wishes: &Wishes) -> Result<Ending, Error> {
     let (mut containers, _) = client::containers(wishes).await?;
     let request = wire::KillRequest { targets: args.targets, signal: args.signal };
     let answer = containers.kill(request).await?.into_inner();
-    for task in answer.tasks {
+    tell(&answer.tasks, &answer.failures)
+}
+
+/// Tells who is so now, then who is not.
+pub(super) async fn set_paused(targets: Vec<String>, paused: bool, wishes: &Wishes) -> Result<Ending, Error> {
+    let (mut containers, _) = client::containers(wishes).await?;
+    let answer = containers.set_paused(wire::SetPausedRequest { targets, paused }).await?.into_inner();
+    tell(&answer.tasks, &answer.failures)
+}
+
+fn tell(tasks: &[wire::TaskName], failures: &[String]) -> Result<Ending, Error> {
+    for task in tasks {
         write_out(&format!("{} ({})\n", task.name, task.task))?;
     }
-    match answer.failures[..] {
+    match failures {
         [] => Ok(Ending::Done),
-        ref failures => Err(Error::Refused(clean(&failures.join("\n")))),
+        failures => Err(Error::Refused(escaped_lines(failures))),
     }
 }
 

@@ -41,6 +41,7 @@ fn task(service: &str, slot: u32, state: TaskState, cause: Option<Cause>) -> Tas
         not_before: None,
         attempt: 0,
         replaces: None,
+        paused: false,
     }
 }
 

@@ -15,6 +15,7 @@ const TASKS: [&str; 3] = ["a", "b", "c"];
 enum Event {
     Want(usize, Desired),
     Leave(usize),
+    Pause(usize, bool),
     /// The controller is there, and its set is in force.
     Connect,
     /// The node holds a lease, or no longer.
@@ -42,6 +43,7 @@ enum How {
 struct Host {
     // The kernel.
     containers: BTreeMap<TaskId, Phase>,
+    frozen: BTreeSet<TaskId>,
     leads_to: BTreeSet<Ipv4Addr>,
     starts: BTreeMap<TaskId, u32>,
     // The disk.
@@ -80,6 +82,11 @@ impl Host {
                     self.ensure(&id(name));
                 }
             }
+            Event::Pause(task, paused) => {
+                if let Some(assignment) = self.set.tasks.get_mut(&id(TASKS[*task])) {
+                    assignment.paused = *paused;
+                }
+            }
             Event::Leave(task) => _ = self.set.tasks.remove(&id(TASKS[*task])),
             Event::Connect => self.authoritative = true,
             Event::Lease(leased) => self.leased = *leased,
@@ -106,6 +113,7 @@ impl Host {
     fn exit(&mut self, task: &TaskId, how: Exit) {
         if let Some(phase @ Phase::Running(_)) = self.containers.get_mut(task) {
             *phase = Phase::Ended(Ended { how, at: at(self.now) });
+            self.frozen.remove(task);
             let phase = phase.clone();
             if let Some(local) = self.tasks.get_mut(task) {
                 local.observe(Some(phase));
@@ -136,6 +144,7 @@ impl Host {
         }
         for (task, phase) in &self.containers {
             let local = self.tasks.get_mut(task).expect("ensured above");
+            local.facts.frozen = self.frozen.contains(task);
             match phase {
                 Phase::Running(started) => {
                     self.journal.entry(task.clone()).or_default().0.get_or_insert(started.at);
@@ -184,7 +193,7 @@ impl Host {
                 assert_eq!(self.starts.get(task), None, "{step:?} for the second time");
                 assert_eq!(self.journal.get(task), None, "{step:?} though its end is on record");
             }
-            Step::Stop { .. } | Step::Kill { .. } => {
+            Step::Stop { .. } | Step::Kill { .. } | Step::Freeze { .. } => {
                 assert!(address(task).is_none_or(|it| !self.leads_to.contains(&it)), "{step:?} while ports lead to it");
             }
             Step::Remove { .. } if wanted.is_some() && matches!(self.containers.get(task), Some(Phase::Ended(_))) => {
@@ -209,13 +218,19 @@ impl Host {
                 self.leads_to =
                     ports.iter().flat_map(|port| port.backends.iter().map(|(address, _)| *address)).collect();
             }
+            Step::Freeze { task } => {
+                let runs = matches!(self.containers.get(task), Some(Phase::Running(_)));
+                self.frozen.extend(runs.then(|| task.clone()));
+            }
+            Step::Thaw { task } => _ = self.frozen.remove(task),
             Step::Kill { task } => self.exit(task, Exit::Signal(9)),
             Step::Settle { task, status } => {
                 self.journal.insert(task.clone(), (status.started, Some(status.clone())));
             }
             Step::Remove { task } => _ = self.containers.remove(task),
             // Programs of the model ignore the stop signal.
-            Step::Stop { .. } | Step::Abandon { .. } | Step::Forget { .. } => {}
+            Step::Stop { task, .. } => _ = self.frozen.remove(task),
+            Step::Abandon { .. } | Step::Forget { .. } => {}
         }
         Done::Nothing
     }
@@ -279,13 +294,16 @@ impl Host {
             match container {
                 Some(Phase::Running(_)) => {
                     assert!(wanted.desired == Desired::Run && outcome.is_none(), "{task} runs: {local:?}");
+                    assert_eq!(wanted.paused, self.frozen.contains(&task), "{task}: {local:?}");
                 }
                 None => assert!(outcome.is_some_and(|outcome| outcome.cause.is_some()), "{task}: {local:?}"),
                 Some(other) => panic!("{task} is left as {other:?}"),
             }
         }
         let up = self.containers.iter().filter_map(|(task, phase)| match phase {
-            Phase::Running(started) if self.tasks[task].facts.is_serving() => started.address,
+            Phase::Running(started) if self.tasks[task].facts.is_serving() && !self.frozen.contains(task) => {
+                started.address
+            }
             _ => None,
         });
         assert_eq!(self.leads_to, up.collect());
@@ -303,6 +321,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => task().prop_map(|task| Event::Want(task, Desired::Run)),
         1 => task().prop_map(|task| Event::Want(task, Desired::Stop(StopReason::Updated))),
         1 => task().prop_map(Event::Leave),
+        2 => (task(), any::<bool>()).prop_map(|(task, paused)| Event::Pause(task, paused)),
         1 => Just(Event::Connect),
         1 => any::<bool>().prop_map(Event::Lease),
         1 => task().prop_map(Event::Exit),

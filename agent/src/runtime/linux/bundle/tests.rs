@@ -30,6 +30,7 @@ fn assignment(spec: TaskSpec) -> Assignment {
         desired: Desired::Run,
         spec: Arc::new(spec),
         ports: Vec::new(),
+        paused: false,
     }
 }
 
