@@ -17,6 +17,8 @@ pub mod container;
 pub mod enter;
 pub mod error;
 pub mod hooks;
+#[cfg(test)]
+mod hostile;
 pub mod identity;
 mod init;
 pub mod namespaces;

@@ -28,7 +28,7 @@ mod overlay;
 mod root;
 mod sources;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::Path;
 
