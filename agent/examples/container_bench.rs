@@ -100,6 +100,7 @@ impl Bench {
             cgroup_parent: parent.to_owned(),
             node: NodeId::new("bench")?,
             shim,
+            runtimes: Default::default(),
         })?);
         let image = ImageConfigurationBuilder::default()
             .architecture("amd64")

@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use roster_proto::id::{InvalidId, NodeId};
+use roster_proto::{
+    id::{InvalidId, NodeId},
+    spec::rules,
+};
 use roster_tls::IdentityError;
 
 use crate::{
     capacity::{self, CapacityError},
     membership,
     network::Subnet,
+    runtime::linux::foreign::ForeignRuntime,
     telemetry::LogFormat,
 };
 
@@ -129,6 +133,13 @@ pub struct Flags {
     #[arg(long, global = true, env = "ROSTER_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 
+    /// Another OCI runtime that services may ask for by `runtime: NAME`; may be given several times
+    ///
+    /// PROGRAM is an absolute path, with arguments after it if it needs any. It must know create, start, kill, delete
+    /// and exec as runc does: runc, crun, gVisor's runsc.
+    #[arg(long = "runtime", global = true, env = "ROSTER_RUNTIMES", value_name = "NAME=PROGRAM", value_delimiter = ',', value_parser = runtime)]
+    pub runtimes: Vec<(String, ForeignRuntime)>,
+
     /// The program that holds one container [default: roster-shim beside this one]
     #[arg(long, global = true, env = "ROSTER_SHIM", value_name = "PATH")]
     pub shim: Option<PathBuf>,
@@ -217,6 +228,12 @@ fn metrics(text: &str) -> Result<Metrics, String> {
     }
 }
 
+fn runtime(text: &str) -> Result<(String, ForeignRuntime), String> {
+    let (name, program) = text.split_once('=').ok_or("write NAME=PROGRAM, as runsc=/usr/bin/runsc")?;
+    rules::runtime(name).map_err(|unfit| unfit.what)?;
+    Ok((name.to_owned(), program.parse()?))
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -295,6 +312,17 @@ mod tests {
         assert_eq!(config(&["--node", "vm7"]).unwrap().node.as_str(), "vm7");
         let error = config(&["--node", "vm1"]).unwrap_err().to_string();
         assert!(error.contains("as node vm7") && error.contains("--node vm1"), "{error}");
+    }
+
+    #[test]
+    fn runtimes_have_a_name_and_a_program() {
+        let cli =
+            parse(&["--runtime", "runsc=/usr/bin/runsc --network=host", "--runtime", "crun=/usr/bin/crun"]).unwrap();
+        let names: Vec<_> = cli.flags.runtimes.iter().map(|(name, runtime)| format!("{name} {runtime}")).collect();
+        assert_eq!(names, ["runsc /usr/bin/runsc", "crun /usr/bin/crun"]);
+        for wrong in ["runsc", "=/usr/bin/runsc", "a/b=/x", "runsc=runsc", "runsc="] {
+            assert!(parse(&["--runtime", wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

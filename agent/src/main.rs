@@ -129,6 +129,7 @@ impl Host {
             cgroup_parent: flags.cgroup_parent.clone(),
             node: flags.config()?.node,
             shim: flags.shim.clone().map_or_else(shim_beside, Ok).map_err(StartError::NoShim)?,
+            runtimes: flags.runtimes.iter().cloned().collect(),
         };
         let runtime = Arc::new(LinuxRuntime::open(config, images.clone(), network.clone())?);
         Ok(Self { runtime, images, network })

@@ -275,7 +275,8 @@ fn annotation<'a>(spec: &'a Spec, name: &str) -> Option<&'a String> {
     spec.annotations().as_ref().and_then(|annotations| annotations.get(name))
 }
 
-fn create_sources(spec: &Spec) -> Result<(), StartError> {
+/// Does what [`ANNOTATION_CREATE`] says.
+pub fn create_sources(spec: &Spec) -> Result<(), StartError> {
     let Some(sources) = annotation(spec, ANNOTATION_CREATE) else { return Ok(()) };
     for source in sources.lines().filter(|source| !Path::new(source).exists()) {
         fs::create_dir_all(source).step(|| format!("make the bind mount's source {source}"))?;

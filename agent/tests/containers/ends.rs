@@ -78,12 +78,12 @@ async fn a_container_that_ignores_its_stop_signal_is_killed() {
     let host = Host::new();
     host.start("t1", sh("trap 'echo ignored' TERM; echo up; while :; do sleep 0.01; done")).await.expect("runs");
     host.said("t1", "up").await;
-    host.containers.stop(&task("t1")).expect("signalled");
+    host.containers.stop(&task("t1")).await.expect("signalled");
     host.said("t1", "ignored").await;
     assert!(matches!(host.phase("t1"), Some(Phase::Running(_))));
     host.containers.kill(&task("t1")).await.expect("killed");
     assert_eq!(host.ended("t1").await.how, Exit::Signal(9));
-    host.containers.stop(&task("t1")).expect("nothing left to signal");
+    host.containers.stop(&task("t1")).await.expect("nothing left to signal");
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn the_specs_stop_signal_is_sent() {
     };
     host.start("t1", spec).await.expect("runs");
     host.said("t1", "up").await;
-    host.containers.stop(&task("t1")).expect("signalled");
+    host.containers.stop(&task("t1")).await.expect("signalled");
     assert_eq!(host.ended("t1").await.how, Exit::Code(5));
 }
 
@@ -110,7 +110,7 @@ async fn init_reaps_passes_signals_on_and_exits_as_its_child() {
     host.start("t1", TaskSpec { init: true, ..sh(script) }).await.expect("runs");
     let log = host.said("t1", "up").await;
     assert!(log.contains("1 root") && !log.contains(" Z ") && !log.contains("[sh]"), "{log}");
-    host.containers.stop(&task("t1")).expect("signalled");
+    host.containers.stop(&task("t1")).await.expect("signalled");
     assert_eq!(host.ended("t1").await.how, Exit::Code(6));
 }
 

@@ -110,9 +110,13 @@ impl Host {
     }
 
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        ["", "pids", "memory", "cpu", "cpu,cpuacct", "cpuset", "blkio", "devices"]
-            .iter()
-            .map(|root| Path::new("/sys/fs/cgroup").join(root).join(&self.config.cgroup_parent))
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(root).expect("cgroups").map(|entry| entry.expect("cgroups").path());
+        // Links, as of cpu to cpu,cpuacct, would be there twice.
+        let hierarchies = hierarchies.filter(|path| path.is_dir() && !path.is_symlink());
+        std::iter::once(root.to_owned())
+            .chain(hierarchies)
+            .map(|hierarchy| hierarchy.join(&self.config.cgroup_parent))
             .filter(|dir| dir.exists())
             .collect()
     }
@@ -157,6 +161,7 @@ pub(crate) fn config(dir: &Path, cgroup_parent: String) -> ContainersConfig {
         cgroup_parent,
         node: NodeId::new("vm1").expect("id"),
         shim: PathBuf::from(env!("CARGO_BIN_EXE_roster-shim")),
+        runtimes: Default::default(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod crashes;
 mod ends;
+mod foreign;
 mod harness;
 mod inside;
 mod kernel;

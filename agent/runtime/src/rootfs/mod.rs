@@ -95,6 +95,14 @@ impl Drop for NoUmask {
     }
 }
 
+/// Mounts the spec's layers on `target`, a directory of the host, for a runtime that does not know such a mount.
+pub fn mount_layers(spec: &Spec, target: &Path) -> Result<(), StartError> {
+    match root_mount(spec) {
+        Some(mount) => overlay::mount(mount, target, mounts::label(spec)?).map(drop),
+        None => Err(StartError::impossible("the container's root", "config.json has no layers for it")),
+    }
+}
+
 impl Root {
     /// Mounts everything and enters nothing. The calling process must have a mount namespace of its own, unless the root
     /// is mounted already ([`HostMount`]).

@@ -13,7 +13,7 @@
 //! Everything blocks on the kernel for moments only and therefore runs on tokio's blocking threads.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -42,6 +42,7 @@ use super::{
     bundle::{self, ANNOTATION_STOP_SIGNAL, Contents, Network, Platform},
     devices::HostDevices,
     etc,
+    foreign::{ForeignRuntime, Places},
     lease::LeaseFile,
     live::{self, LiveError, LiveInput, LiveOutput},
     logs, readiness,
@@ -77,6 +78,8 @@ pub struct ContainersConfig {
     pub node: NodeId,
     /// The program `roster-shim`.
     pub shim: PathBuf,
+    /// Other OCI runtimes that services may ask for, by name.
+    pub runtimes: BTreeMap<String, ForeignRuntime>,
 }
 
 /// An image as a container needs it.
@@ -272,6 +275,7 @@ impl Containers {
     ) -> Result<Started, RuntimeError> {
         let task = &assignment.task;
         let (bundle, dir) = (self.bundle(task), self.layer_dir(task));
+        let foreign = self.foreign(assignment)?;
         let made = || -> io::Result<()> {
             private_dir(&dir)?;
             // What `/` looks like in the container.
@@ -280,7 +284,8 @@ impl Containers {
             fs::create_dir(dir.join("work"))?;
             private_dir(&bundle.rootfs())?;
             files.write(&dir)?;
-            fs::write(bundle.config(), serde_json::to_vec(spec)?)
+            fs::write(bundle.config(), serde_json::to_vec(spec)?)?;
+            foreign.map_or(Ok(()), |runtime| bundle.write_foreign(runtime))
         };
         made().map_err(|error| failed("write the bundle".to_owned(), error))?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
@@ -296,9 +301,26 @@ impl Containers {
             }),
             false => None,
         };
-        let (logs, stdin, host_pid) = (self.log_dir(task), assignment.spec.stdin_open, assignment.spec.rights.host_pid);
-        let call = Call::Run { bundle: bundle.0, logs, cgroup: cgroup.0, address, stdin, host_pid, lease };
+        let (logs, foreign) = (self.log_dir(task), foreign.is_some());
+        let (stdin, host_pid) = (assignment.spec.stdin_open, assignment.spec.rights.host_pid);
+        let call = Call::Run { bundle: bundle.0, logs, cgroup: cgroup.0, address, stdin, host_pid, foreign, lease };
         self.shim.run(&call).map(Started::from)
+    }
+
+    /// The other runtime that the spec asks for.
+    fn foreign(&self, assignment: &Assignment) -> Result<Option<&ForeignRuntime>, RuntimeError> {
+        let Some(name) = &assignment.spec.runtime else { return Ok(None) };
+        let known = self.config.runtimes.get(name).map(Some);
+        known.ok_or_else(|| {
+            let names: Vec<&str> = self.config.runtimes.keys().map(String::as_str).collect();
+            let knows = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let reason = format!(
+                "this node's agent was told of no runtime of that name, only of {knows}: start it with --runtime \
+                 {name}=PROGRAM, or remove `runtime`"
+            );
+            let cause = Cause::Impossible { what: format!("running it by the runtime {name}"), reason };
+            RuntimeError { cause, transient: false }
+        })
     }
 
     /// Resolves when the container has ended.
@@ -318,7 +340,7 @@ impl Containers {
         Ok(Ended { how: Exit::ShimLost, at: record::now() })
     }
 
-    pub fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
+    pub async fn stop(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {
         let bundle = self.bundle(task);
         let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
         let config = fs::read(bundle.config()).map_err(|error| match error.kind() {
@@ -326,9 +348,13 @@ impl Containers {
             _ => unreadable(error),
         })?;
         let spec = serde_json::from_slice(&config).map_err(|error| unreadable(error.into()))?;
-        self.signal(task, stop_signal(&spec)?)?;
-        // The signal is what it finds first when it goes on.
-        if self.is_frozen(task) { self.thaw(task) } else { Ok(()) }
+        let (this, task, signal) = (self.clone(), task.clone(), stop_signal(&spec)?);
+        blocking(move || {
+            this.signal(&task, signal)?;
+            // The signal is what it finds first when it goes on.
+            if this.is_frozen(&task) { this.thaw(&task) } else { Ok(()) }
+        })
+        .await
     }
 
     /// Returns when every process stands still; when some do not in time, all go on.
@@ -351,11 +377,20 @@ impl Containers {
     }
 
     /// To its first process; false: it has ended. One that stands still gets it when it goes on, but for SIGKILL.
+    /// Blocks, under another runtime for as long as that takes.
     pub fn signal(&self, task: &TaskId, signal: i32) -> Result<bool, RuntimeError> {
         let bundle = self.bundle(task);
         let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
         let Some(running) = bundle.running().map_err(unreadable)? else { return Err(unknown(task)) };
         let step = || format!("send signal {signal} to the container");
+        if let Some(runtime) = bundle.foreign().map_err(unreadable)? {
+            // Its first process may be no process of the container's, but a sandbox around it.
+            if !running.init.is_running() {
+                return Ok(false);
+            }
+            let sent = runtime.call(&Places::of(&bundle), "kill", &[], &[&signal.to_string()]);
+            return sent.map(|()| true).map_err(|error| RuntimeError { cause: cause(error), transient: true });
+        }
         let Some(init) = running.init.pidfd().map_err(|error| failed(step(), error))? else { return Ok(false) };
         match sys::pidfd_send_signal(init, signal) {
             // On cgroup v1 even that waits until it is thawed.
@@ -449,6 +484,7 @@ impl Containers {
         };
         attempt("kill its processes", cgroup.kill());
         attempt("end its shim", self.end_shim(task));
+        attempt("have its runtime remove it", self.delete_foreign(task));
         attempt("remove its cgroup", cgroup.remove());
         attempt("remove its files", self.trash.take(&self.layer_dir(task)));
         attempt("remove its bundle", self.trash.take(&self.bundle(task).0));
@@ -456,6 +492,17 @@ impl Containers {
             return Ok(());
         }
         Err(failed(format!("remove task {task}"), errors.join("; ")))
+    }
+
+    /// What the shim of a container of another runtime's did not come to.
+    fn delete_foreign(&self, task: &TaskId) -> io::Result<()> {
+        let bundle = self.bundle(task);
+        let Some(runtime) = bundle.foreign()? else { return Ok(()) };
+        let places = Places::of(&bundle);
+        if !places.has_state() {
+            return Ok(());
+        }
+        runtime.call(&places, "delete", &["--force"], &[]).map_err(io::Error::other)
     }
 
     /// Lets it write its records; a shim that takes too long is killed.

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod containers;
 pub mod devices;
 mod etc;
+pub mod foreign;
 pub mod lease;
 pub mod live;
 pub mod logs;
@@ -18,7 +19,7 @@ mod shim_binary;
 pub(crate) mod trash;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -36,6 +37,7 @@ use roster_proto::{
 pub use self::containers::Seen;
 use self::{
     containers::{Containers, ContainersConfig, OpenError, RootImage},
+    foreign::ForeignRuntime,
     live::{LiveError, LiveInput, LiveOutput},
     logs::LogSource,
 };
@@ -58,6 +60,8 @@ pub struct LinuxConfig {
     pub node: NodeId,
     /// See [`shim_beside`].
     pub shim: PathBuf,
+    /// Other OCI runtimes that services may ask for, by name.
+    pub runtimes: BTreeMap<String, ForeignRuntime>,
 }
 
 /// Cheap to clone.
@@ -77,8 +81,8 @@ pub fn shim_beside() -> io::Result<PathBuf> {
 impl LinuxRuntime {
     /// Takes over what an earlier agent with the same configuration left running. Blocks on the disk.
     pub fn open(config: LinuxConfig, images: Arc<ImageStore>, network: Arc<Network>) -> Result<Self, OpenError> {
-        let LinuxConfig { data_dir, run_dir, cgroup_parent, node, shim } = config;
-        let containers = Containers::open(ContainersConfig { data_dir, run_dir, cgroup_parent, node, shim })?;
+        let LinuxConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes } = config;
+        let containers = Containers::open(ContainersConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes })?;
         Ok(Self { containers: Arc::new(containers), images, network })
     }
 
@@ -162,7 +166,7 @@ impl Runtime for LinuxRuntime {
     }
 
     async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
-        self.containers.stop(task)
+        self.containers.stop(task).await
     }
 
     async fn kill(&self, task: &TaskId) -> Result<(), RuntimeError> {

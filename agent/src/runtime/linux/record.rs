@@ -18,6 +18,7 @@ use roster_runtime::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::foreign::ForeignRuntime;
 use crate::runtime::{Ended, Started};
 
 /// Written by the shim once the container's program is executing.
@@ -63,6 +64,15 @@ impl BundleDir {
         let config = self.config();
         let text = fs::read(&config).step(|| format!("read {}", config.display()))?;
         serde_json::from_slice(&text).step(|| format!("read {}", config.display()))
+    }
+
+    /// Which other runtime makes the container, where one does.
+    pub fn foreign(&self) -> io::Result<Option<ForeignRuntime>> {
+        read(&self.0.join("runtime.json"))
+    }
+
+    pub fn write_foreign(&self, runtime: &ForeignRuntime) -> io::Result<()> {
+        write(&self.0, "runtime.json", runtime)
     }
 
     pub fn running(&self) -> io::Result<Option<Running>> {

@@ -17,7 +17,7 @@ use roster_runtime::{
     sys,
 };
 
-use super::report;
+use super::{foreign, report};
 use crate::runtime::linux::{record::BundleDir, report::ExecReport};
 
 pub(super) fn exec(
@@ -26,6 +26,10 @@ pub(super) fn exec(
     timeout: Duration,
     command: &[OsString],
 ) -> Result<(), StartError> {
+    if let Some(runtime) = bundle.foreign().step(|| "read which runtime made the container".to_owned())? {
+        report(&foreign::exec(&runtime, bundle, timeout, command)?);
+        return Ok(());
+    }
     let gone = || StartError::impossible("running a command in the container", "it is not running");
     let running = bundle.running().step(|| "read the container's record".to_owned())?.ok_or_else(gone)?;
     let container = running.init.pidfd().step(|| "open the container's first process".to_owned())?.ok_or_else(gone)?;

@@ -16,6 +16,7 @@
 //! Runs as root with one thread, without an async runtime. Deliberately absent: attaching, restarting.
 
 mod exec;
+mod foreign;
 pub(crate) mod lease;
 mod live;
 mod log_file;
@@ -50,6 +51,8 @@ pub(crate) enum Call {
         stdin: bool,
         /// It has no pid namespace of its own.
         host_pid: bool,
+        /// Another runtime makes it, which the bundle names.
+        foreign: bool,
         /// Of a singleton.
         lease: Option<lease::Terms>,
     },
@@ -72,7 +75,7 @@ impl Call {
         let mut args: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
         match self {
-            Call::Run { bundle, logs, cgroup, address, stdin, host_pid, lease } => {
+            Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, lease } => {
                 option("run", bundle.into());
                 option("--logs", logs.into());
                 cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
@@ -82,6 +85,9 @@ impl Call {
                 }
                 if *host_pid {
                     option("--pid", "host".into());
+                }
+                if *foreign {
+                    option("--runtime", "other".into());
                 }
                 if let Some(lease::Terms { file, signal, grace }) = lease {
                     option("--lease", file.0.clone().into());
@@ -111,7 +117,7 @@ impl Call {
         let bundle = PathBuf::from(args.next()?);
         let (mut logs, mut address, mut timeout, mut cgroup) = (None, None, None, Vec::new());
         let (mut lease, mut signal, mut grace, mut group) = (None, None, None, None);
-        let (mut stdin, mut host_pid) = (false, false);
+        let (mut stdin, mut host_pid, mut foreign) = (false, false, false);
         while let Some(option) = args.next() {
             if option == "--" {
                 break;
@@ -123,6 +129,7 @@ impl Call {
                 "--address" => address = Some(value.to_str()?.parse().ok()?),
                 "--group" => group = Some(value.into_string().ok()?),
                 "--stdin" => stdin = value == "open",
+                "--runtime" => foreign = value == "other",
                 "--pid" => host_pid = value == "host",
                 "--timeout-ms" => timeout = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
                 "--lease" => lease = Some(LeaseFile(value.into())),
@@ -137,7 +144,7 @@ impl Call {
                     Some(file) => Some(lease::Terms { file, signal: signal?, grace: grace? }),
                     None => None,
                 };
-                Some(Call::Run { bundle, logs: logs?, cgroup, address, stdin, host_pid, lease })
+                Some(Call::Run { bundle, logs: logs?, cgroup, address, stdin, host_pid, foreign, lease })
             }
             "live" => Some(Call::Live { bundle, cgroup, group: group? }),
             "exec" => Some(Call::Exec { bundle, cgroup, timeout: timeout?, command: args.collect() }),
@@ -153,9 +160,9 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match call {
-        Call::Run { bundle, logs, cgroup, address, stdin, host_pid, lease } => {
+        Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, lease } => {
             let (bundle, cgroup) = (BundleDir(bundle), CgroupDirs(cgroup));
-            let making = run::Making { bundle: &bundle, logs: &logs, cgroup: &cgroup, stdin, host_pid };
+            let making = run::Making { bundle: &bundle, logs: &logs, cgroup: &cgroup, stdin, host_pid, foreign };
             run::run(&making, address, lease).inspect_err(|error| {
                 report(&StartReport::Failed(error.clone()));
             })
@@ -198,6 +205,7 @@ mod tests {
                 address: Some(Ipv4Addr::new(10, 0, 0, 2)),
                 stdin: lease.is_some(),
                 host_pid: lease.is_some(),
+                foreign: lease.is_some(),
                 lease,
             };
             assert_eq!(Call::parse(run.to_args()), Some(run));

@@ -23,6 +23,7 @@ use roster_runtime::{
 };
 
 use super::{
+    foreign,
     lease::{Guard, Terms},
     log_file::LogFile,
     report,
@@ -42,14 +43,17 @@ const SHIM_OOM_SCORE: &str = "-998";
 const READ_SIZE: usize = 16 * 1024;
 
 /// The ends of the pipes that stay with the shim.
-struct Streams {
+pub(super) struct Streams {
     /// What the container writes: its terminal, or a pipe for each of its two outputs.
-    outputs: Vec<(LogStream, OwnedFd)>,
+    pub(super) outputs: Vec<(LogStream, OwnedFd)>,
     /// Of a standard input that stays open; a terminal has none beside itself.
-    _input: Option<OwnedFd>,
+    pub(super) _input: Option<OwnedFd>,
     /// An init's word on how the program ended.
-    ended: OwnedFd,
+    pub(super) ended: OwnedFd,
 }
+
+/// The container's first process, its streams and its log.
+pub(super) type Begun = (u32, OwnedFd, Streams, LogFile);
 
 /// What the agent says of a container beside its bundle.
 pub(super) struct Making<'a> {
@@ -58,6 +62,7 @@ pub(super) struct Making<'a> {
     pub(super) cgroup: &'a CgroupDirs,
     pub(super) stdin: bool,
     pub(super) host_pid: bool,
+    pub(super) foreign: bool,
 }
 
 pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<Terms>) -> Result<(), StartError> {
@@ -73,7 +78,7 @@ pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<
         _ => {}
     }
     let mut guard = lease.map(Guard::begin).transpose()?;
-    let (child, pidfd, streams, log) = fork_container(making)?;
+    let (child, pidfd, streams, log) = if making.foreign { foreign::start(making)? } else { fork_container(making)? };
     let init = Identity::of(child).step(|| "look at the container's first process".to_owned())?;
     let shim = Identity::of(std::process::id()).step(|| "look at the shim's own process".to_owned())?;
     let running = Running { shim, init, address, at: record::now() };
@@ -88,12 +93,15 @@ pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<
         Some(guard) if guard.is_lost() => Exit::LeaseLost,
         _ => verdict(sys::WaitStatus::from_bytes(&told).unwrap_or(status), cgroup),
     };
+    if making.foreign {
+        foreign::delete(bundle)?;
+    }
     // The agent waits for this process to end, so nothing comes after it: the cgroup is the agent's to remove.
     bundle.write_ended(&Ended { how, at: record::now() }).step(|| "record that the container ended".to_owned())
 }
 
 /// Returns once the image's program is executing.
-fn fork_container(making: &Making<'_>) -> Result<(u32, OwnedFd, Streams, LogFile), StartError> {
+fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
     let Making { bundle, logs, cgroup, .. } = *making;
     let pipe = || super::pipe().step(|| "make a pipe".to_owned());
     let (out, out_write) = pipe()?;
