@@ -28,6 +28,12 @@ fn service(body: &str) -> ServiceSpec {
     stack.services.into_values().next().expect("one service")
 }
 
+fn service_with_warnings(body: &str) -> ServiceSpec {
+    let text = format!("services:\n  web:\n    image: nginx\n{}", indent(body));
+    let (stack, _) = read_with(&text, &[]).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+    stack.services.into_values().next().expect("one service")
+}
+
 fn indent(body: &str) -> String {
     body.lines().map(|line| format!("    {line}\n")).collect()
 }
@@ -518,4 +524,23 @@ fn a_tmpfs_takes_its_file_systems_options() {
     };
     let all = TmpfsOptions { uid: Some(5), gid: Some(6), inodes: Some(7), exec: true, suid: true };
     assert_eq!((options(&mounts[0]), options(&mounts[1])), (all, TmpfsOptions::default()));
+}
+
+#[test]
+fn what_is_printed_of_a_container_reads_back_as_the_same() {
+    let written = service_with_warnings(
+        "privileged: true\ngroup_add: [5]\ncap_drop: [KILL]\n\
+         security_opt: ['no-new-privileges:true', seccomp=unconfined, apparmor=mine, systempaths=unconfined]\n\
+         devices: ['/dev/sda:/dev/xvda:r']\ndevice_cgroup_rules: ['c 1:3 r']\nipc: host\npid: host\n\
+         ulimits: {nofile: {soft: 1, hard: -1}, core: 0}\nsysctls: {net.core.somaxconn: 5}\noom_score_adj: -5\n\
+         mem_limit: 64m\nmemswap_limit: -1\nmem_swappiness: 5\noom_kill_disable: true\ncpu_shares: 5\n\
+         cpu_period: 20ms\ncpu_quota: 5ms\ncpuset: 0-1\nruntime: runsc\ntty: true\nstdin_open: true\n\
+         tmpfs: ['/t:uid=5,exec,size=1m,ro']\n\
+         blkio_config: {weight: 10, weight_device: [{path: /dev/a, weight: 20}], \
+         device_write_bps: [{path: /dev/a, rate: 5}]}",
+    );
+    let printed = crate::render::spec::compose(&written);
+    let text = serde_json::json!({"services": {"web": printed}}).to_string();
+    let (stack, _) = read_with(&text, &[]).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
+    assert_eq!(stack.services.into_values().next(), Some(written));
 }
