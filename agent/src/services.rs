@@ -18,6 +18,7 @@ use roster_proto::{
     wire::{self, container_answer::Answer, container_request, live_work::Work},
 };
 use roster_runtime::error::StartError;
+use roster_tree::TreeError;
 use tokio::sync::mpsc;
 use tokio_util::{io::StreamReader, sync::CancellationToken};
 
@@ -180,7 +181,10 @@ impl From<LiveError> for Failure {
         let message = Chain(&error).to_string();
         match error {
             LiveError::NotRunning(_) => Failure::NotFound(message),
+            LiveError::Tree(TreeError::NotFound(_)) => Failure::NotFound(message),
+            LiveError::Tree(TreeError::BrokenOff(_)) => Failure::Unavailable(message),
             LiveError::Start(StartError::Impossible { .. }) | LiveError::Wrong(_) => Failure::Invalid(message),
+            LiveError::Tree(_) => Failure::Precondition(message),
             LiveError::Paused | LiveError::Start(_) | LiveError::Runtime(_) => Failure::Precondition(message),
             LiveError::BrokenOff(_) | LiveError::Io { .. } | LiveError::ShimDied => Failure::Unavailable(message),
         }

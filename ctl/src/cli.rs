@@ -13,7 +13,7 @@ pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
 pub use self::containers::{Kill, Pause, Restart, Stats, Top, Unpause};
-pub use self::live::{Exec, Inside};
+pub use self::live::{Cp, Exec, Inside, Place};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
 
@@ -31,6 +31,7 @@ Examples:
   rctl ps                        every replica, and why it is not running
   rctl logs -f web               what all replicas of web print
   rctl exec -it web.2 sh         a shell in one of them
+  rctl cp web.2:/var/log .       files out of it
   rctl scale web=5               more of it
   rctl rm hello                  take the stack down
 
@@ -162,6 +163,10 @@ Examples:
     /// Run a program in a running container
     #[command(after_help = live::EXEC)]
     Exec(Exec),
+
+    /// Copy files into running containers and out of them
+    #[command(after_help = live::CP)]
+    Cp(Cp),
 
     /// Change how many replicas services have
     #[command(after_help = "\

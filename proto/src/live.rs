@@ -11,3 +11,6 @@ pub const MAX_WORD: usize = 128 * 1024 - 1;
 
 /// The highest number of a signal, signal(7).
 pub const LAST_SIGNAL: u32 = 64;
+
+/// PATH_MAX without its NUL.
+pub const MAX_PATH: usize = 4095;

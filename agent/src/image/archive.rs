@@ -13,6 +13,7 @@ use std::{
 };
 
 use oci_spec::image::{Descriptor, ImageManifest, MediaType};
+use roster_tree::read::{Entry, TarReader, Trailer, printable};
 use serde::Deserialize;
 use tar::EntryType;
 
@@ -25,7 +26,6 @@ use super::{
     manifest::{Document, digest_of, select_platform},
     reference::Name,
     store::Store,
-    tarball::{Entry, TarReader, Trailer, printable},
     unpack::{Budgeted, decompress},
 };
 
@@ -80,9 +80,10 @@ impl Spool {
         let mut budget = limits.archive_bytes;
         let plain = decompress(input).map_err(failed)?;
         let plain = Budgeted { inner: plain, left: &mut budget, limit: limits.archive_bytes, place: PLACE };
-        let mut tar = TarReader::new(plain, PLACE, Trailer::Required, limits.archive_entries, limits);
+        let mut tar = TarReader::new(plain, Trailer::Required, limits.tar(limits.archive_entries));
         let mut spool = Self { files: BTreeMap::new(), links: BTreeMap::new(), document_bytes: limits.document_bytes };
-        while let Some(entry) = tar.next_entry()? {
+        let unreadable = |error| ImageError::tar(PLACE, error);
+        while let Some(entry) = tar.next_entry().map_err(unreadable)? {
             let Some(name) = archive_name(&entry, limits)? else { continue };
             match entry.kind {
                 EntryType::Directory => {}

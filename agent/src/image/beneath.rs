@@ -24,9 +24,10 @@ use nix::{
     sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, makedev, mkdirat, mknodat},
     unistd::{UnlinkatFlags, unlinkat},
 };
+use roster_tree::read::printable;
 use xattr::FileExt;
 
-use super::{error::ImageError, limits::Limits, tarball::printable};
+use super::{error::ImageError, limits::Limits};
 
 const OPAQUE: &str = "trusted.overlay.opaque";
 

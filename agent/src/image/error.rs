@@ -2,6 +2,8 @@
 
 use std::{io, path::Path, path::PathBuf, sync::Arc};
 
+use roster_tree::read::TarError;
+
 /// `Clone`, because everyone who waits for one pull gets its error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ImageError {
@@ -92,6 +94,14 @@ impl ImageError {
 
     pub(super) fn bad(place: impl Into<String>, what: impl Into<String>) -> Self {
         Self::BadArchive { what: what.into(), place: place.into() }
+    }
+
+    pub(super) fn tar(place: &str, error: TarError) -> Self {
+        match error {
+            TarError::Bad(what) => Self::bad(place, what),
+            TarError::TooLarge { what, limit } => Self::TooLarge { what: format!("{what} in {place}"), limit },
+            TarError::Read(error) => Self::reading(place, error),
+        }
     }
 
     /// An error of reading `place`, which may be the disk's, the sender's, a decompressor's or one of our own limits.

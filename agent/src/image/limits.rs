@@ -1,5 +1,7 @@
 //! What an image may cost at most. Far above any image in use: they stop bombs, not people.
 
+use roster_tree::read::Bounds;
+
 /// Bytes all layers of one image may unpack to.
 const UNPACKED_BYTES: u64 = 64 << 30;
 /// Bytes of one archive given to `load`, after decompression.
@@ -44,6 +46,12 @@ pub(super) struct Limits {
     pub(super) extension_bytes: u64,
     pub(super) directory_path_bytes: usize,
     pub(super) index_depth: usize,
+}
+
+impl Limits {
+    pub(super) fn tar(&self, entries: u64) -> Bounds {
+        Bounds { entries, extension_bytes: self.extension_bytes }
+    }
 }
 
 impl Default for Limits {

@@ -27,7 +27,6 @@ mod pipe;
 mod pull;
 mod reference;
 mod store;
-mod tarball;
 #[cfg(test)]
 mod tests;
 mod unpack;

@@ -25,6 +25,7 @@ use nix::{
     },
     unistd::{Gid, Uid, fchown, fchownat, linkat, mkfifoat, symlinkat},
 };
+use roster_tree::read::{Entry, TarReader, Trailer, printable};
 use tar::EntryType;
 use xattr::FileExt;
 
@@ -33,7 +34,6 @@ use super::{
     digest::{Digest, HashingReader},
     error::ImageError,
     limits::{Limits, ZSTD_WINDOW_LOG},
-    tarball::{Entry, TarReader, Trailer, printable},
 };
 
 const BUFFER: usize = 64 << 10;
@@ -71,8 +71,8 @@ pub(super) fn unpack(
         let mut plain =
             HashingReader::new(Budgeted { inner: plain, left: budget, limit: limits.unpacked_bytes, place });
         let mut layer = Layer::begin(target, lowers, place, limits)?;
-        let mut tar = TarReader::new(&mut plain, place, Trailer::Optional, limits.layer_entries, limits);
-        while let Some(entry) = tar.next_entry()? {
+        let mut tar = TarReader::new(&mut plain, Trailer::Optional, limits.tar(limits.layer_entries));
+        while let Some(entry) = tar.next_entry().map_err(|error| ImageError::tar(place, error))? {
             layer.add(&entry, &mut tar.content())?;
         }
         let size = layer.finish()?;

@@ -1,5 +1,7 @@
 //! The grammar of what is done in running containers.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// How a program is run in a container.
@@ -50,11 +52,76 @@ pub struct Exec {
     pub command: Vec<String>,
 }
 
+pub(super) const CP: &str = "\
+A file or a directory with all that is in it; owners, modes and times are kept (as far as rctl may give files away). \
+Into a directory that is there it goes under its own name; SOURCE/. means what is in SOURCE. What is in the way of a \
+file is replaced. Symbolic links are copied as such, devices and sockets are left out. The container needs no tar.
+
+A path with a TARGET and a colon before it is the container's; TARGET is a service (its first replica that runs), a \
+replica (web.2) or a task's id. - is a tar archive on standard input or output.
+
+Examples:
+  rctl cp web.2:/var/log .
+  rctl cp site/. hello/web.1:/www
+  rctl cp web:/etc/nginx.conf - | tar tv";
+
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// What a symbolic link SOURCE leads to, instead of the link
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// TARGET:PATH in a container, a path here, or -
+    #[arg(value_parser = Place::parse)]
+    pub source: Place,
+    /// The same; one of the two must be in a container
+    #[arg(value_parser = Place::parse)]
+    pub destination: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Inside {
+        target: String,
+        path: String,
+    },
+    Here(PathBuf),
+    /// Standard input or output.
+    Stream,
+}
+
+impl Place {
+    /// As with docker: what begins like a path is one, whatever is in it.
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            _ if text.is_empty() => Err("write a path, or TARGET:PATH".to_owned()),
+            _ if text == "-" => Ok(Self::Stream),
+            _ if text.starts_with(['/', '.']) => Ok(Self::Here(text.into())),
+            Some((_, "")) => Err(format!("{text:?} names no path behind the colon: / is the container's root")),
+            Some(("", _)) => Err(format!("{text:?} names no container before the colon")),
+            Some((target, path)) => Ok(Self::Inside { target: target.to_owned(), path: path.to_owned() }),
+            None => Ok(Self::Here(text.into())),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
+    use super::Place;
     use crate::cli::{Cli, Command};
+
+    #[test]
+    fn places_in_containers_have_a_colon() {
+        let inside = |target: &str, path: &str| Ok(Place::Inside { target: target.into(), path: path.into() });
+        assert_eq!(Place::parse("web.2:/var/log"), inside("web.2", "/var/log"));
+        assert_eq!(Place::parse("hello/web:a:b"), inside("hello/web", "a:b"));
+        for here in ["file", "./a:b", "/a:b", "../x:y", "dir/file"] {
+            assert_eq!(Place::parse(here), Ok(Place::Here(here.into())));
+        }
+        assert_eq!(Place::parse("-"), Ok(Place::Stream));
+        assert!(Place::parse("web:").is_err() && Place::parse(":/x").is_err() && Place::parse("").is_err());
+    }
 
     fn exec(words: &[&str]) -> (bool, String, Vec<String>) {
         let cli = Cli::try_parse_from([&["rctl", "exec"], words].concat()).unwrap_or_else(|error| panic!("{error}"));

@@ -47,6 +47,7 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Node(args) => node::run(args, &mut connect().await?).await,
         Command::Inspect(args) => inspect::run(args, &mut connect().await?).await,
         Command::Logs(args) => logs::run(args, &mut connect().await?).await,
+        Command::Cp(args) => live::copy(args, client::live(&wishes).await?).await,
         Command::Exec(args) => live::exec(args, client::live(&wishes).await?).await,
         Command::Scale(args) => scale::run(args, &mut connect().await?).await,
         Command::Top(args) => containers::top::run(args, &wishes).await,

@@ -36,6 +36,7 @@ use roster_runtime::{
     identity::Identity,
     signal, sys,
 };
+use roster_tree::Root;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -429,6 +430,20 @@ impl Containers {
             command: command.iter().map(Into::into).collect(),
         };
         self.shim.exec(&call, timeout).await
+    }
+
+    /// What the container has for `/`, with all that is mounted in it.
+    pub(super) fn root(&self, task: &TaskId) -> Result<Root, LiveError> {
+        let not_running = || LiveError::NotRunning(task.to_string());
+        let cannot = |source| LiveError::Io { doing: "open the container's root", source };
+        let running = self.bundle(task).running().map_err(cannot)?.ok_or_else(not_running)?;
+        let init = running.init.pidfd().map_err(cannot)?.ok_or_else(not_running)?;
+        let root = fs::File::open(format!("/proc/{}/root", running.init.pid)).map_err(cannot)?;
+        // That it still runs now says that it was its root.
+        match sys::wait_readable(&init, Duration::ZERO).map_err(cannot)? {
+            true => Err(not_running()),
+            false => Ok(Root::whole(root)),
+        }
     }
 
     /// Runs one more program in the container, to its end.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use roster_proto::{
-    live::{INPUT_WINDOW, LAST_SIGNAL, MAX_WORD, MAX_WORDS},
+    live::{INPUT_WINDOW, LAST_SIGNAL, MAX_PATH, MAX_WORD, MAX_WORDS},
     wire::{
         self, live_input::Input, live_output::Output, live_request, live_response, live_server::Live, live_work::Work,
         request::Request as AgentRequest,
@@ -133,6 +133,11 @@ fn checked(work: Option<wire::LiveWork>) -> Result<Work, Status> {
     let work = work.and_then(|work| work.work).ok_or_else(|| Status::invalid_argument("field work: is missing"))?;
     match &work {
         Work::Program(program) => check_program(program).map_err(Status::invalid_argument)?,
+        Work::CopyOut(wire::CopyOut { path, .. }) | Work::CopyIn(wire::CopyIn { path, .. }) => {
+            if path.is_empty() || path.contains('\0') || path.len() > MAX_PATH {
+                return Err(Status::invalid_argument(format!("field path: {path:?} is no path")));
+            }
+        }
     }
     Ok(work)
 }
@@ -170,5 +175,7 @@ fn check_program(program: &wire::Program) -> Result<(), String> {
 fn what(work: &Work) -> &str {
     match work {
         Work::Program(program) => program.args.first().map_or("", String::as_str),
+        Work::CopyOut(_) => "(copy out)",
+        Work::CopyIn(_) => "(copy in)",
     }
 }

@@ -46,19 +46,7 @@ impl Session {
     pub(super) async fn run(self, mut client: LiveClient<Transport>) -> Result<Ending, Error> {
         // Before anything begins: no signal is missed.
         let signals = Signals::listen().map_err(|error| Error::io("cannot listen for signals", error))?;
-        let (requests, mut queue) = mpsc::channel(QUEUE);
-        let work = Some(wire::LiveWork { work: Some(self.work) });
-        let begin = live_request::Part::Begin(wire::LiveBegin { target: self.target, work });
-        // The queue is empty and has room for it.
-        let _ = requests.send(wire::LiveRequest { part: Some(begin) }).await;
-        let queue = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        let mut replies = client.open(queue).await?.into_inner();
-        let Some(live_response::Part::Target(target)) = replies.message().await?.and_then(|reply| reply.part) else {
-            return Err(Error::Refused("the controller did not say which container it is".to_owned()));
-        };
-        if target.others > 0 {
-            anstream::eprintln!("using {}, the first of {} replicas", target.name, u64::from(target.others) + 1);
-        }
+        let Call { requests, replies } = Call::open(&mut client, self.target, self.work).await?;
         let raw = match self.input && self.terminal {
             true => Some(Raw::enter().map_err(|error| Error::io("cannot use this terminal", error))?),
             false => None,
@@ -78,23 +66,63 @@ impl Session {
     }
 }
 
+/// A call whose container has been found.
+pub(super) struct Call {
+    pub(super) requests: mpsc::Sender<wire::LiveRequest>,
+    pub(super) replies: Streaming<wire::LiveResponse>,
+}
+
+impl Call {
+    pub(super) async fn open(client: &mut LiveClient<Transport>, target: String, work: Work) -> Result<Self, Error> {
+        let (requests, mut queue) = mpsc::channel(QUEUE);
+        let begin = wire::LiveBegin { target, work: Some(wire::LiveWork { work: Some(work) }) };
+        // The queue is empty and has room for it.
+        let _ = requests.send(wire::LiveRequest { part: Some(live_request::Part::Begin(begin)) }).await;
+        let queue = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+        let mut replies = client.open(queue).await?.into_inner();
+        let Some(live_response::Part::Target(target)) = replies.message().await?.and_then(|reply| reply.part) else {
+            return Err(Error::Refused("the controller did not say which container it is".to_owned()));
+        };
+        if target.others > 0 {
+            anstream::eprintln!("using {}, the first of {} replicas", target.name, u64::from(target.others) + 1);
+        }
+        Ok(Self { requests, replies })
+    }
+}
+
+/// The next that the other end says.
+pub(super) async fn next(replies: &mut Streaming<wire::LiveResponse>) -> Result<Output, Error> {
+    let reply = replies.message().await.map_err(broken_off)?;
+    let reply = reply.ok_or_else(|| broken_off(tonic::Status::unavailable("it ended without a word")))?;
+    match reply.part {
+        Some(live_response::Part::Output(wire::LiveOutput { output: Some(output) })) => Ok(output),
+        _ => Err(Error::Refused("the controller's answer makes no sense to this rctl".to_owned())),
+    }
+}
+
+/// What the other end took.
+pub(super) fn grant(credit: &Semaphore, taken: &wire::LiveTaken) {
+    credit.add_permits(usize::try_from(taken.bytes.min(INPUT_WINDOW)).unwrap_or(0));
+    if taken.closed {
+        credit.close();
+    }
+}
+
+/// False: the call has ended, and its last word is on the way.
+pub(super) async fn say(requests: &mpsc::Sender<wire::LiveRequest>, input: Input) -> bool {
+    let part = live_request::Part::Input(wire::LiveInput { input: Some(input) });
+    requests.send(wire::LiveRequest { part: Some(part) }).await.is_ok()
+}
+
 /// Writes what the other end says, up to its last word.
 async fn show(mut replies: Streaming<wire::LiveResponse>, credit: &Semaphore) -> Result<wire::LiveExit, Error> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     loop {
-        let reply = replies.message().await.map_err(broken_off)?;
-        let reply = reply.ok_or_else(|| broken_off(tonic::Status::unavailable("it ended without a word")))?;
-        let Some(live_response::Part::Output(wire::LiveOutput { output: Some(output) })) = reply.part else {
-            return Err(Error::Refused("the controller's answer makes no sense to this rctl".to_owned()));
-        };
-        let written = match output {
+        let written = match next(&mut replies).await? {
             Output::Stdout(data) => write(&mut stdout, &data).await,
             Output::Stderr(data) => write(&mut stderr, &data).await,
             Output::Taken(taken) => {
-                credit.add_permits(usize::try_from(taken.bytes.min(INPUT_WINDOW)).unwrap_or(0));
-                if taken.closed {
-                    credit.close();
-                }
+                grant(credit, &taken);
                 Ok(())
             }
             Output::Exit(exit) => return Ok(exit),
@@ -108,8 +136,15 @@ async fn write(to: &mut (impl AsyncWriteExt + Unpin), data: &Bytes) -> io::Resul
     to.flush().await
 }
 
+/// An agent that refuses what was asked says why; what went away takes the program with it.
 fn broken_off(status: tonic::Status) -> Error {
-    Error::Refused(format!("it broke off, and what it ran in the container has ended with it: {}", status.message()))
+    match status.code() {
+        tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown | tonic::Code::Internal => {
+            let words = status.message();
+            Error::Refused(format!("it broke off, and what it ran in the container has ended with it: {words}"))
+        }
+        _ => status.into(),
+    }
 }
 
 struct Feeding {
@@ -159,10 +194,8 @@ impl Feeding {
         }
     }
 
-    /// When the call has ended, its last word is on the way.
     async fn say(&self, input: Input) {
-        let part = live_request::Part::Input(wire::LiveInput { input: Some(input) });
-        let _ = self.requests.send(wire::LiveRequest { part: Some(part) }).await;
+        say(&self.requests, input).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! is dropped, the program ends with all that it started. Absent: going on after a break.
 
 mod control;
+mod copy;
 mod stream;
 
 use std::{collections::VecDeque, convert::Infallible, io, os::fd::OwnedFd, sync::Arc};
@@ -17,8 +18,10 @@ use roster_proto::{
     wire::{self, live_input::Input, live_output::Output},
 };
 use roster_runtime::error::StartError;
+use roster_tree::TreeError;
 use tokio::sync::{mpsc, watch};
 
+pub(super) use self::copy::{copy_in, copy_out};
 use self::{
     control::{Control, Signals},
     stream::Stream,
@@ -57,6 +60,8 @@ pub enum LiveError {
     Wrong(String),
     #[error("cannot {doing}")]
     Io { doing: &'static str, source: io::Error },
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     #[error("the process that watches over the program died")]
     ShimDied,
 }

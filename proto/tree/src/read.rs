@@ -10,13 +10,11 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-use super::{error::ImageError, limits::Limits};
-
 const BLOCK: usize = 512;
 
 /// Whether a stream may end without the two blocks of zeros that POSIX wants at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trailer {
+pub enum Trailer {
     /// Without it, a stream cut off between two entries would go unnoticed.
     Required,
     /// For layers: their digest tells, and some builders leave it out.
@@ -24,34 +22,50 @@ pub(super) enum Trailer {
 }
 
 #[derive(Debug)]
-pub(super) struct TarReader<'a, R> {
+pub struct TarReader<R> {
     input: R,
-    place: &'a str,
-    limits: &'a Limits,
     trailer: Trailer,
+    bounds: Bounds,
     /// Bytes of the current entry not yet read, and what pads them to a whole block.
     body: u64,
     padding: u64,
     entries: u64,
-    max_entries: u64,
+}
+
+/// What a stream may cost to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub entries: u64,
+    /// Of one extended header.
+    pub extension_bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    #[error("{0}")]
+    Bad(String),
+    #[error("{what} goes over the limit of {limit}")]
+    TooLarge { what: &'static str, limit: u64 },
+    #[error("cannot read it")]
+    Read(#[from] io::Error),
 }
 
 /// One file, directory or link, with what the extended headers before it said.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) kind: EntryType,
-    pub(super) path: Vec<u8>,
-    pub(super) link: Vec<u8>,
+pub struct Entry {
+    pub kind: EntryType,
+    pub path: Vec<u8>,
+    pub link: Vec<u8>,
     /// Bytes of content that follow; 0 for all but files.
-    pub(super) size: u64,
+    pub size: u64,
     /// Permission bits with setuid, setgid and sticky.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
     /// Seconds and nanoseconds since 1970.
-    pub(super) mtime: (i64, u32),
-    pub(super) device: (u32, u32),
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub mtime: (i64, u32),
+    pub device: (u32, u32),
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// What extended headers say of the entry that follows them.
@@ -66,13 +80,13 @@ struct Extensions {
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-impl<'a, R: Read> TarReader<'a, R> {
-    pub(super) fn new(input: R, place: &'a str, trailer: Trailer, max_entries: u64, limits: &'a Limits) -> Self {
-        Self { input, place, limits, trailer, body: 0, padding: 0, entries: 0, max_entries }
+impl<R: Read> TarReader<R> {
+    pub fn new(input: R, trailer: Trailer, bounds: Bounds) -> Self {
+        Self { input, trailer, bounds, body: 0, padding: 0, entries: 0 }
     }
 
     /// The next entry; what was not read of the last one is skipped.
-    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, ImageError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
         loop {
             self.skip_body()?;
@@ -80,9 +94,8 @@ impl<'a, R: Read> TarReader<'a, R> {
             let header = Header::from_byte_slice(&block);
             let size = header.entry_size().map_err(|error| self.bad(error.to_string()))?;
             self.entries += 1;
-            if self.entries > self.max_entries {
-                let what = format!("the number of entries in {}", self.place);
-                return Err(ImageError::TooLarge { what, limit: self.max_entries });
+            if self.entries > self.bounds.entries {
+                return Err(TarError::TooLarge { what: "the number of its entries", limit: self.bounds.entries });
             }
             match header.entry_type() {
                 EntryType::XGlobalHeader => self.begin_body(size)?,
@@ -98,12 +111,12 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// The current entry's content.
-    pub(super) fn content(&mut self) -> Content<'_, 'a, R> {
+    pub fn content(&mut self) -> Content<'_, R> {
         Content(self)
     }
 
     /// Gives the input back, to read what follows the end of the archive.
-    pub(super) fn into_inner(self) -> R {
+    pub fn into_inner(self) -> R {
         self.input
     }
 
@@ -113,7 +126,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         header: &Header,
         size: u64,
         extensions: Extensions,
-    ) -> Result<Entry, ImageError> {
+    ) -> Result<Entry, TarError> {
         let path = extensions.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let link =
             extensions.link.unwrap_or_else(|| header.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default());
@@ -150,7 +163,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         })
     }
 
-    fn begin_body(&mut self, size: u64) -> Result<(), ImageError> {
+    fn begin_body(&mut self, size: u64) -> Result<(), TarError> {
         self.body = size;
         self.padding = size
             .checked_next_multiple_of(BLOCK as u64)
@@ -160,22 +173,20 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// The content of an extended header.
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, ImageError> {
-        if size > self.limits.extension_bytes {
-            let what = format!("an extended header in {}", self.place);
-            return Err(ImageError::TooLarge { what, limit: self.limits.extension_bytes });
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        if size > self.bounds.extension_bytes {
+            return Err(TarError::TooLarge { what: "an extended header", limit: self.bounds.extension_bytes });
         }
         self.begin_body(size)?;
         let mut bytes = vec![0; size as usize];
-        self.content().read_exact(&mut bytes).map_err(|error| ImageError::reading(self.place, error))?;
+        self.content().read_exact(&mut bytes)?;
         Ok(bytes)
     }
 
-    fn skip_body(&mut self) -> Result<(), ImageError> {
+    fn skip_body(&mut self) -> Result<(), TarError> {
         let left = self.body + self.padding;
         (self.body, self.padding) = (0, 0);
-        let skipped = io::copy(&mut (&mut self.input).take(left), &mut io::sink())
-            .map_err(|error| ImageError::reading(self.place, error))?;
+        let skipped = io::copy(&mut (&mut self.input).take(left), &mut io::sink())?;
         if skipped < left {
             return Err(self.cut_off());
         }
@@ -183,7 +194,7 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// The next header, or `None` at the end of the archive.
-    fn header_block(&mut self) -> Result<Option<[u8; BLOCK]>, ImageError> {
+    fn header_block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
         let Some(block) = self.block()? else {
             return match self.trailer {
                 Trailer::Required => Err(self.cut_off()),
@@ -208,7 +219,7 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// A whole block, or `None` at the end of the input.
-    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, ImageError> {
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
         while filled < BLOCK {
@@ -217,26 +228,26 @@ impl<'a, R: Read> TarReader<'a, R> {
                 Ok(0) => return Err(self.cut_off()),
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(ImageError::reading(self.place, error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(Some(block))
     }
 
-    fn bad(&self, what: impl Into<String>) -> ImageError {
-        ImageError::bad(self.place, what)
+    fn bad(&self, what: impl Into<String>) -> TarError {
+        TarError::Bad(what.into())
     }
 
-    fn cut_off(&self) -> ImageError {
+    fn cut_off(&self) -> TarError {
         self.bad("it ends too early")
     }
 }
 
 /// The content of a tar reader's current entry. Ends with an error where the stream ends before the entry does.
 #[derive(Debug)]
-pub(super) struct Content<'r, 'a, R>(&'r mut TarReader<'a, R>);
+pub struct Content<'r, R>(&'r mut TarReader<R>);
 
-impl<R: Read> Read for Content<'_, '_, R> {
+impl<R: Read> Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let tar = &mut *self.0;
         let most = usize::try_from(tar.body).unwrap_or(usize::MAX).min(buffer.len());
@@ -305,7 +316,7 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// A path from an archive, for a message: no control characters, and not endless.
-pub(super) fn printable(path: &[u8]) -> String {
+pub fn printable(path: &[u8]) -> String {
     const LONGEST: usize = 200;
     let shown = &path[..path.len().min(LONGEST)];
     let mut text: String = String::from_utf8_lossy(shown).escape_debug().collect();
