@@ -185,7 +185,9 @@ impl From<LiveError> for Failure {
             LiveError::Tree(TreeError::BrokenOff(_)) => Failure::Unavailable(message),
             LiveError::Start(StartError::Impossible { .. }) | LiveError::Wrong(_) => Failure::Invalid(message),
             LiveError::Tree(_) => Failure::Precondition(message),
-            LiveError::Paused | LiveError::Start(_) | LiveError::Runtime(_) => Failure::Precondition(message),
+            LiveError::Paused | LiveError::Foreign(_) | LiveError::Start(_) | LiveError::Runtime(_) => {
+                Failure::Precondition(message)
+            }
             LiveError::BrokenOff(_) | LiveError::Io { .. } | LiveError::ShimDied => Failure::Unavailable(message),
         }
     }

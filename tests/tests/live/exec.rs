@@ -112,6 +112,13 @@ fn tasks_that_do_not_run_say_why() {
         assert_eq!(said.code, 1);
         assert!(said.stderr.contains("is Failed: exited with code 3"), "{said:?}");
     }
+    // One that is paused, which holds nobody up.
+    cluster.ok(&["pause", "web"]);
+    let said = cluster.rctl(&["exec", "web", "true"]);
+    assert!(said.code == 1 && said.stderr.contains("the container is paused: `rctl unpause` it first"), "{said:?}");
+    cluster.ok(&["unpause", "web"]);
+    assert_eq!(cluster.rctl(&["exec", "web", "true"]).code, 0);
+
     // An agent that is away.
     let mut cluster = cluster;
     cluster.kill_agent();

@@ -436,7 +436,9 @@ impl Containers {
     pub(super) fn root(&self, task: &TaskId) -> Result<Root, LiveError> {
         let not_running = || LiveError::NotRunning(task.to_string());
         let cannot = |source| LiveError::Io { doing: "open the container's root", source };
-        let running = self.bundle(task).running().map_err(cannot)?.ok_or_else(not_running)?;
+        let bundle = self.bundle(task);
+        let running = bundle.running().map_err(cannot)?.ok_or_else(not_running)?;
+        is_ours(&bundle)?;
         let init = running.init.pidfd().map_err(cannot)?.ok_or_else(not_running)?;
         let root = fs::File::open(format!("/proc/{}/root", running.init.pid)).map_err(cannot)?;
         // That it still runs now says that it was its root.
@@ -455,6 +457,7 @@ impl Containers {
         output: LiveOutput,
     ) -> Result<(), LiveError> {
         let Ok(Phase::Running(_)) = self.phase(task) else { return Err(LiveError::NotRunning(task.to_string())) };
+        is_ours(&self.bundle(task))?;
         if self.hierarchies.is_frozen(&self.group(task)).map_err(LiveError::Start)? {
             return Err(LiveError::Paused);
         }
@@ -539,6 +542,15 @@ impl Containers {
         // Locks that nobody holds or waits for say nothing.
         busy.retain(|_, lock| Arc::strong_count(lock) > 1);
         busy.entry(task.clone()).or_default().clone()
+    }
+}
+
+/// What a container of another runtime is like inside, only that runtime knows: its first process may be a whole kernel.
+fn is_ours(bundle: &BundleDir) -> Result<(), LiveError> {
+    let foreign = bundle.foreign();
+    match foreign.map_err(|source| LiveError::Io { doing: "read which runtime made the container", source })? {
+        Some(runtime) => Err(LiveError::Foreign(runtime.to_string())),
+        None => Ok(()),
     }
 }
 

@@ -50,6 +50,8 @@ pub enum LiveError {
     NotRunning(String),
     #[error("the container is paused: `rctl unpause` it first")]
     Paused,
+    #[error("another runtime made the container ({0}), and only by that one can it be entered, on its node")]
+    Foreign(String),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
