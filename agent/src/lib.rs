@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod health;
 pub mod image;
+mod layers;
 pub mod ledger;
 pub mod membership;
 pub mod metrics;

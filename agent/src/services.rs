@@ -1,5 +1,6 @@
 //! Logs, images and containers of this host, also from inside, for users. What they ask for comes by way of the session.
 
+mod files;
 mod processes;
 mod signal;
 mod stats;
@@ -92,6 +93,8 @@ impl Services for HostServices {
         match request {
             container_request::Request::Signal(signal) => signal::send(&self.runtime, signal, answers).await,
             container_request::Request::Processes(asked) => top::list(&self.runtime, asked.tasks, answers).await,
+            container_request::Request::Diff(task) => files::diff(&self.runtime, task, answers).await,
+            container_request::Request::Export(task) => files::export(&self.runtime, task, answers).await,
             container_request::Request::Measure(asked) => stats::measure(&self.runtime, asked.tasks, answers).await,
         }
     }

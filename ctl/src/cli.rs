@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
-pub use self::containers::{Kill, Pause, Restart, Stats, Top, Unpause};
+pub use self::containers::{Diff, Export, Kill, Pause, Restart, Stats, Top, Unpause};
 pub use self::live::{Cp, Exec, Inside, Place};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
@@ -182,6 +182,12 @@ Examples:
 
     /// What containers use, live: processors, memory, network, disks, pressure
     Stats(Stats),
+
+    /// What a container changed in its files
+    Diff(Diff),
+
+    /// All files of a container, as a tar archive
+    Export(Export),
 
     /// Send a signal to the main process of containers
     Kill(Kill),

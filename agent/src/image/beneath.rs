@@ -29,7 +29,7 @@ use xattr::FileExt;
 
 use super::{error::ImageError, limits::Limits};
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// A path from an archive: at least one plain name, none of them `.` or `..`. The root itself is [`None`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,25 +86,25 @@ impl EntryPath {
 
 /// A directory that nothing below reaches out of.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(crate) struct Root {
     fd: OwnedFd,
     path: PathBuf,
 }
 
 impl Root {
-    pub(super) fn open(path: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ImageError> {
         let fd = open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| ImageError::io("open", path, errno))?;
         Ok(Self { fd, path: path.to_owned() })
     }
 
     /// The directory itself, for its attributes.
-    pub(super) fn dir(&self, path: &Path) -> nix::Result<File> {
+    pub(crate) fn dir(&self, path: &Path) -> nix::Result<File> {
         self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map(File::from)
     }
 
     /// The directory as a place to make things in.
-    pub(super) fn at(&self, path: &Path) -> nix::Result<OwnedFd> {
+    pub(crate) fn at(&self, path: &Path) -> nix::Result<OwnedFd> {
         self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
     }
 
@@ -125,7 +125,7 @@ impl Root {
     }
 }
 
-pub(super) fn stat_at(dir: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
+pub(crate) fn stat_at(dir: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileStat>> {
     match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),
@@ -133,15 +133,15 @@ pub(super) fn stat_at(dir: &OwnedFd, name: &OsStr) -> nix::Result<Option<FileSta
     }
 }
 
-pub(super) fn file_type(stat: &FileStat) -> SFlag {
+pub(crate) fn file_type(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
-pub(super) fn is_dir(stat: &FileStat) -> bool {
+pub(crate) fn is_dir(stat: &FileStat) -> bool {
     file_type(stat) == SFlag::S_IFDIR
 }
 
-pub(super) fn is_whiteout(stat: &FileStat) -> bool {
+pub(crate) fn is_whiteout(stat: &FileStat) -> bool {
     file_type(stat) == SFlag::S_IFCHR && stat.st_rdev == makedev(0, 0)
 }
 
@@ -189,7 +189,7 @@ pub(super) enum Made {
     WasThere,
 }
 
-pub(super) fn open_dir_at(dir: &OwnedFd, name: &OsStr) -> nix::Result<File> {
+pub(crate) fn open_dir_at(dir: &OwnedFd, name: &OsStr) -> nix::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     nix::fcntl::openat(dir, name, flags, Mode::empty()).map(File::from)
 }

@@ -15,7 +15,7 @@
 //! lock on the root: whoever opens a store sees to it that no other process has it open.
 
 mod archive;
-mod beneath;
+pub(crate) mod beneath;
 mod config;
 mod digest;
 mod error;

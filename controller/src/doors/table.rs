@@ -60,8 +60,9 @@ fn control(method: &str) -> Access {
 
 fn containers(method: &str) -> Access {
     match method {
-        "Top" | "Stats" => VIEWERS,
-        "Kill" | "Restart" | "SetPaused" => OPERATORS,
+        "Top" | "Stats" | "Diff" => VIEWERS,
+        // Files may hold secrets.
+        "Kill" | "Restart" | "SetPaused" | "Export" => OPERATORS,
         _ => Access::Local,
     }
 }

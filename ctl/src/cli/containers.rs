@@ -1,5 +1,7 @@
 //! The grammar of what is done with containers that run.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{Output, Waiting};
@@ -102,4 +104,37 @@ pub struct Unpause {
     /// Services, stacks, replicas, or tasks' ids or their beginnings
     #[arg(required = true, value_name = "TARGET")]
     pub targets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each line is A (added), C (changed) or D (deleted) and a path; in a directory that is C something changed, or its owner \
+or mode. What is mounted into the container is not its own. Names that are no plain text are written as in a string of C.
+
+Examples:
+  rctl diff web.2
+  rctl diff -o json web.2")]
+pub struct Diff {
+    /// A service with one replica, a replica, or a task's id or its beginning
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+As the container sees them, without what is mounted into it. It goes on meanwhile; `rctl pause` it first where all must \
+be of one moment.
+
+Examples:
+  rctl export web.2 -o web.tar
+  rctl export web.2 | tar -x -C /mnt")]
+pub struct Export {
+    /// A service with one replica, a replica, or a task's id or its beginning
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// Write to this file, which appears when it is whole [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }

@@ -270,6 +270,8 @@ fn mounts(contents: &Contents<'_>) -> Result<Vec<OciMount>, OciSpecError> {
     root.push(format!("upperdir={}", contents.upper.display()));
     root.push(format!("workdir={}", contents.work.display()));
     root.push("nodev".to_owned());
+    // What is changed is in the upper directory, whole and under its own name: `crate::layers` reads it there.
+    root.extend(["redirect_dir=off", "metacopy=off"].map(str::to_owned));
     let rights = &contents.assignment.spec.rights;
     let mut mounts = vec![
         mount("/", "overlay", Some(Path::new("overlay")), root)?,

@@ -402,6 +402,22 @@ impl Containers {
         }
     }
 
+    /// As its configuration has them.
+    pub fn layers(&self, task: &TaskId) -> Result<Vec<PathBuf>, RuntimeError> {
+        let bundle = self.bundle(task);
+        if bundle.running().map_err(|error| failed(format!("read {}", bundle.0.display()), error))?.is_none() {
+            return Err(unknown(task));
+        }
+        let spec = bundle.spec().map_err(|error| RuntimeError { cause: cause(error), transient: true })?;
+        let mounts = spec.mounts().as_deref().unwrap_or_default();
+        let options =
+            mounts.iter().find(|mount| mount.destination() == Path::new("/")).and_then(|root| root.options().clone());
+        let options = options.unwrap_or_default();
+        let of = |key: &str| options.iter().filter_map(|option| option.strip_prefix(key)).map(PathBuf::from).collect();
+        let layers: [Vec<PathBuf>; 2] = [of("upperdir="), of("lowerdir=")];
+        Ok(layers.concat())
+    }
+
     pub fn see(&self, task: &TaskId) -> Result<Option<Seen>, RuntimeError> {
         let bundle = self.bundle(task);
         let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);

@@ -96,6 +96,11 @@ impl LinuxRuntime {
         self.containers.see(task)
     }
 
+    /// The layers of its root file system, the one it writes to first.
+    pub fn layers(&self, task: &TaskId) -> Result<Vec<PathBuf>, RuntimeError> {
+        self.containers.layers(task)
+    }
+
     /// False: the container has ended.
     pub async fn signal(&self, task: &TaskId, signal: i32) -> Result<bool, RuntimeError> {
         let (containers, task) = (self.containers.clone(), task.clone());

@@ -1,5 +1,6 @@
 //! What people do with containers that run. What must last is proposed; what is of the moment is asked of the agents.
 
+mod files;
 mod kill;
 mod pause;
 mod restart;
@@ -26,6 +27,8 @@ const PROTOCOL: u32 = 2;
 
 #[tonic::async_trait]
 impl Containers for Api {
+    type DiffStream = ReplyStream<wire::Changes>;
+    type ExportStream = ReplyStream<wire::ExportResponse>;
     type TopStream = ReplyStream<wire::TopResponse>;
 
     async fn kill(&self, request: Request<wire::KillRequest>) -> Reply<wire::KillResponse> {
@@ -44,6 +47,18 @@ impl Containers for Api {
         let changed = change(&self.cluster, id, Command::SetPaused { tasks: tasks.clone(), paused }).await?;
         let response = pause::until(&self.cluster, &tasks, paused, changed.version).await?;
         Ok(Response::new(response))
+    }
+
+    async fn diff(&self, request: Request<wire::DiffRequest>) -> Reply<Self::DiffStream> {
+        let task = targets::one(&self.cluster.read(), &request.into_inner().target)?;
+        let broker = self.broker.clone();
+        Ok(self.stream(|replies| files::diff(broker, task, replies)))
+    }
+
+    async fn export(&self, request: Request<wire::ExportRequest>) -> Reply<Self::ExportStream> {
+        let task = targets::one(&self.cluster.read(), &request.into_inner().target)?;
+        let broker = self.broker.clone();
+        Ok(self.stream(|replies| files::export(broker, task, replies)))
     }
 
     async fn top(&self, request: Request<wire::TopRequest>) -> Reply<Self::TopStream> {

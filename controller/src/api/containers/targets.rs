@@ -19,6 +19,8 @@ use crate::{
 const MAX_TARGETS: usize = 1_000;
 /// Containers that one request concerns.
 const MAX_TASKS: usize = 2_000;
+/// Named in an error.
+const LISTED: usize = 4;
 
 /// What the names mean, each of which must be of something.
 pub(super) fn selections(state: &ClusterState, names: &[String]) -> Result<Vec<Selection>, Status> {
@@ -48,6 +50,21 @@ pub(super) fn running(state: &ClusterState, names: &[String]) -> Result<Vec<Arc<
         }
     }
     Ok(found.into_values().collect())
+}
+
+/// The one task that the name means, which runs.
+pub(super) fn one(state: &ClusterState, name: &str) -> Result<Arc<Task>, Status> {
+    let mut found = running(state, std::slice::from_ref(&name.to_owned()))?;
+    match (found.pop(), found.len()) {
+        (Some(task), 0) => Ok(task),
+        (last, _) => {
+            let mut names: Vec<String> = found.iter().chain(&last).map(|task| task.name()).collect();
+            names.sort();
+            names.truncate(LISTED);
+            let names = names.join(", ");
+            Err(Status::invalid_argument(format!("{name} has several containers: name one of them, as {names}")))
+        }
+    }
 }
 
 pub(super) fn tasks<'a>(
