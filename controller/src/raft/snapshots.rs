@@ -31,7 +31,7 @@ pub(super) struct SnapshotPolicy {
     pub(super) bytes: usize,
 }
 
-/// A machine to be encoded, off the driver's thread, and given back by [`Driver::store_snapshot`].
+/// A machine to be encoded, on a thread of its own, and given back by [`Driver::store_snapshot`].
 pub(super) struct SnapshotWork<M> {
     pub(super) index: u64,
     pub(super) machine: M,

@@ -18,7 +18,7 @@ pub(super) fn command(state: &ClusterState, names: &[String]) -> Result<(Command
     let mut touched: BTreeSet<ServiceId> = BTreeSet::new();
     for selection in targets::selections(state, names)? {
         let meant: Vec<&ServiceId> = state.services.keys().filter(|id| selection.has_service(id)).collect();
-        touched.extend(meant.iter().map(|id: &&ServiceId| (*id).clone()));
+        touched.extend(meant.iter().copied().cloned());
         match (selection.single_task(), selection.narrows_tasks()) {
             (Some(task), _) => _ = tasks.insert(task.clone()),
             (None, true) => {
