@@ -188,6 +188,7 @@ impl From<LiveError> for Failure {
             LiveError::Tree(TreeError::BrokenOff(_)) => Failure::Unavailable(message),
             LiveError::Start(StartError::Impossible { .. }) | LiveError::Wrong(_) => Failure::Invalid(message),
             LiveError::Tree(_) => Failure::Precondition(message),
+            LiveError::CannotAttach | LiveError::TooSlow => Failure::Precondition(message),
             LiveError::Paused | LiveError::Foreign(_) | LiveError::Start(_) | LiveError::Runtime(_) => {
                 Failure::Precondition(message)
             }

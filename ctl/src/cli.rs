@@ -13,7 +13,7 @@ pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
 pub use self::containers::{Diff, Export, Kill, Pause, Restart, Stats, Top, Unpause};
-pub use self::live::{Cp, Exec, Inside, Place};
+pub use self::live::{Attach, Cp, Exec, Inside, Place};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
 
@@ -163,6 +163,10 @@ Examples:
     /// Run a program in a running container
     #[command(after_help = live::EXEC)]
     Exec(Exec),
+
+    /// Watch a container's own program, and type to it
+    #[command(after_help = live::ATTACH)]
+    Attach(Attach),
 
     /// Copy files into running containers and out of them
     #[command(after_help = live::CP)]

@@ -23,6 +23,8 @@ pub enum Error {
     NotRoot { endpoint: String },
     #[error("{0}")]
     Refused(String),
+    #[error("it broke off, and what it ran in the container has ended with it: {0}")]
+    BrokenOff(String),
     /// The controller said that what was asked for does not exist.
     #[error("{0}")]
     NotFound(String),

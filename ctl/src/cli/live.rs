@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::commands::DetachKeys;
+
 /// How a program is run in a container.
 #[derive(Debug, Args)]
 pub struct Inside {
@@ -50,6 +52,33 @@ pub struct Exec {
     /// The program and its arguments; a -- before it may be left out
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+}
+
+pub(super) const ATTACH: &str = "\
+What the program writes from now on; `rctl logs` has what it wrote before. It reads what is typed if its service has \
+`tty` or `stdin_open`. It goes on when rctl goes away: at its terminal by the detach keys (ctrl-p, then ctrl-q), \
+elsewhere by closing rctl. Signals are for the program, Ctrl-C too, unless --sig-proxy=false makes them end rctl alone.
+
+Exit codes: the program's own when it ends; 0 after the detach keys; 1 for an error of rctl's, which is printed.
+
+Examples:
+  rctl attach db.1
+  rctl attach --no-stdin --sig-proxy=false web
+  rctl attach --detach-keys ctrl-a,d console";
+
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// Only watch
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Pass signals on to the program
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub sig_proxy: bool,
+    /// The keys that leave a terminal, with commas: a letter, or ctrl- and a letter or one of @ [ \\ ] ^ _
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = DetachKeys::parse)]
+    pub detach_keys: DetachKeys,
+    /// A service, a replica, or a task's id or its beginning
+    pub target: String,
 }
 
 pub(super) const CP: &str = "\

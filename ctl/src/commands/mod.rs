@@ -20,6 +20,8 @@ mod token;
 mod user;
 mod version;
 
+pub use self::live::DetachKeys;
+
 use std::{
     io::{self, IsTerminal, Write},
     time::SystemTime,
@@ -47,6 +49,7 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Node(args) => node::run(args, &mut connect().await?).await,
         Command::Inspect(args) => inspect::run(args, &mut connect().await?).await,
         Command::Logs(args) => logs::run(args, &mut connect().await?).await,
+        Command::Attach(args) => live::attach(args, client::live(&wishes).await?).await,
         Command::Cp(args) => live::copy(args, client::live(&wishes).await?).await,
         Command::Exec(args) => live::exec(args, client::live(&wishes).await?).await,
         Command::Scale(args) => scale::run(args, &mut connect().await?).await,

@@ -1,5 +1,6 @@
 //! What people do in running containers, by `rctl` as they do it.
 
+mod attach;
 mod copy;
 mod exec;
 mod far;

@@ -22,8 +22,8 @@ use roster_tests::{drive::Drive, wait};
 use crate::{Running, started, until_inside};
 
 /// rctl at a terminal of its own, whose other end is here.
-struct Terminal {
-    rctl: Running,
+pub(crate) struct Terminal {
+    pub(crate) rctl: Running,
     master: File,
     /// rctl's end, to look at.
     end: OwnedFd,
@@ -31,7 +31,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(mut command: Command, rows: u16, columns: u16) -> Self {
+    pub(crate) fn start(mut command: Command, rows: u16, columns: u16) -> Self {
         use std::os::unix::process::CommandExt;
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(&size, None).expect("a terminal");
@@ -57,19 +57,19 @@ impl Terminal {
         Self { rctl, master, end: slave, shown }
     }
 
-    fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         self.shown.lock().expect("no panic").clone()
     }
 
     #[track_caller]
-    fn until(&self, words: &str) {
+    pub(crate) fn until(&self, words: &str) {
         wait::until(&format!("{words:?} on the terminal"), || {
             let shown = self.shown();
             if shown.contains(words) { Ok(()) } else { Err(shown) }
         });
     }
 
-    fn type_in(&mut self, keys: &[u8]) {
+    pub(crate) fn type_in(&mut self, keys: &[u8]) {
         self.master.write_all(keys).expect("the terminal is there");
     }
 
@@ -82,7 +82,7 @@ impl Terminal {
     }
 
     /// Line by line and with echo, as it was made.
-    fn is_as_before(&self) -> bool {
+    pub(crate) fn is_as_before(&self) -> bool {
         tcgetattr(&self.end).expect("a terminal").local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO)
     }
 }

@@ -195,7 +195,7 @@ impl Containers {
         tasks.into_iter().map(observed).collect()
     }
 
-    fn phase(&self, task: &TaskId) -> Result<Phase, RuntimeError> {
+    pub(super) fn phase(&self, task: &TaskId) -> Result<Phase, RuntimeError> {
         let bundle = self.bundle(task);
         let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
         let Some(running) = bundle.running().map_err(unreadable)? else { return Ok(Phase::Broken) };
@@ -448,6 +448,13 @@ impl Containers {
         self.shim.exec(&call, timeout).await
     }
 
+    pub(super) fn running_bundle(&self, task: &TaskId) -> Result<BundleDir, LiveError> {
+        match self.phase(task) {
+            Ok(Phase::Running(_)) => Ok(self.bundle(task)),
+            _ => Err(LiveError::NotRunning(task.to_string())),
+        }
+    }
+
     /// What the container has for `/`, with all that is mounted in it.
     pub(super) fn root(&self, task: &TaskId) -> Result<Root, LiveError> {
         let not_running = || LiveError::NotRunning(task.to_string());
@@ -472,8 +479,7 @@ impl Containers {
         input: LiveInput,
         output: LiveOutput,
     ) -> Result<(), LiveError> {
-        let Ok(Phase::Running(_)) = self.phase(task) else { return Err(LiveError::NotRunning(task.to_string())) };
-        is_ours(&self.bundle(task))?;
+        is_ours(&self.running_bundle(task)?)?;
         if self.hierarchies.is_frozen(&self.group(task)).map_err(LiveError::Start)? {
             return Err(LiveError::Paused);
         }

@@ -111,6 +111,10 @@ impl LinuxRuntime {
     pub async fn live(&self, task: &TaskId, work: Work, input: LiveInput, output: LiveOutput) -> Result<(), LiveError> {
         match work {
             Work::Program(program) => self.containers.run_program(task, &program, input, output).await,
+            Work::Attach(wanted) => {
+                let bundle = self.containers.running_bundle(task)?;
+                live::attach(self.containers.clone(), task, &bundle.0, wanted, input, output).await
+            }
             Work::CopyOut(wanted) => live::copy_out(self.containers.root(task)?, wanted, output).await,
             Work::CopyIn(wanted) => live::copy_in(self.containers.root(task)?, wanted, input, output).await,
         }

@@ -48,7 +48,8 @@ impl Live for Api {
             return Err(Status::invalid_argument("the first message must say what to do, and where"));
         };
         let work = checked(begin.work)?;
-        let Found { task, others } = target::find(&self.cluster.read(), &begin.target)?;
+        let state = self.cluster.read();
+        let Found { task, others } = target::find(&state, &begin.target)?;
         let Some(node) = &task.node else {
             return Err(Status::internal(format!("task {} runs nowhere", task.id)));
         };
@@ -56,7 +57,13 @@ impl Live for Api {
         tracing::info!(%caller, task = %task.id, name = %task.name(), %node, what = what(&work), "live in a container");
         let live = wire::TaskLive { task: task.id.to_string(), work: Some(wire::LiveWork { work: Some(work) }) };
         let (answer, upload) = self.broker.ask_with_upload(node, AgentRequest::Live(live)).await?;
-        let target = wire::LiveTarget { task: task.id.to_string(), name: task.name(), node: node.to_string(), others };
+        let target = wire::LiveTarget {
+            task: task.id.to_string(),
+            name: task.name(),
+            node: node.to_string(),
+            others,
+            terminal: state.task_spec(&task).is_some_and(|spec| spec.tty),
+        };
         Ok(self.stream(|replies| async move {
             let told = replies.send(Ok(response(live_response::Part::Target(target)))).await;
             if told.is_err() {
@@ -132,6 +139,7 @@ async fn feed(
 fn checked(work: Option<wire::LiveWork>) -> Result<Work, Status> {
     let work = work.and_then(|work| work.work).ok_or_else(|| Status::invalid_argument("field work: is missing"))?;
     match &work {
+        Work::Attach(_) => {}
         Work::Program(program) => check_program(program).map_err(Status::invalid_argument)?,
         Work::CopyOut(wire::CopyOut { path, .. }) | Work::CopyIn(wire::CopyIn { path, .. }) => {
             if path.is_empty() || path.contains('\0') || path.len() > MAX_PATH {
@@ -177,5 +185,6 @@ fn what(work: &Work) -> &str {
         Work::Program(program) => program.args.first().map_or("", String::as_str),
         Work::CopyOut(_) => "(copy out)",
         Work::CopyIn(_) => "(copy in)",
+        Work::Attach(_) => "(attach)",
     }
 }

@@ -28,7 +28,8 @@ pub(in crate::commands) async fn run(args: Exec, client: LiveClient<Transport>) 
         terminal: terminal.then(terminal::size),
         privileged: inside.privileged,
     };
-    Session { target, work: Work::Program(program), input, terminal }.run(client).await
+    let work = Work::Program(program);
+    Session { target, work, input, terminal: Some(terminal), signals: true, detach: None }.run(client).await
 }
 
 /// A person who wants a terminal there must have one here.

@@ -1,7 +1,11 @@
 //! What goes on in a container while somebody watches: `exec` and its like.
 
+mod attach;
 mod copy;
+mod detach;
 mod exec;
 mod session;
 
-pub(super) use self::{copy::run as copy, exec::run as exec};
+pub(super) use self::{attach::run as attach, copy::run as copy, exec::run as exec};
+
+pub use self::detach::DetachKeys;

@@ -3,7 +3,7 @@
 //! Guarantees: no more is read from standard input than the other end has room for; signals and the terminal's new sizes
 //! get through whatever else is stuck; what the program wrote is written before its end is told.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use bytes::Bytes;
 use roster_proto::{
@@ -20,6 +20,7 @@ use tokio::{
 };
 use tonic::Streaming;
 
+use super::detach::DetachKeys;
 use crate::{
     client::Transport,
     error::{Ending, Error},
@@ -38,27 +39,43 @@ pub(super) struct Session {
     pub(super) work: Work,
     /// Standard input is passed on.
     pub(super) input: bool,
-    /// The other end has a terminal.
-    pub(super) terminal: bool,
+    /// The other end has a terminal; `None`: if its own program has one.
+    pub(super) terminal: Option<bool>,
+    /// Signals are passed on.
+    pub(super) signals: bool,
+    /// What leaves it, where it goes on without its watcher.
+    pub(super) detach: Option<DetachKeys>,
 }
 
 impl Session {
     pub(super) async fn run(self, mut client: LiveClient<Transport>) -> Result<Ending, Error> {
         // Before anything begins: no signal is missed.
         let signals = Signals::listen().map_err(|error| Error::io("cannot listen for signals", error))?;
-        let Call { requests, replies } = Call::open(&mut client, self.target, self.work).await?;
-        let raw = match self.input && self.terminal {
+        let goes_on = self.detach.is_some();
+        let Call { requests, replies, target } = Call::open(&mut client, self.target, self.work).await?;
+        let terminal = self.terminal.unwrap_or(target.terminal);
+        let raw = match self.input && terminal && io::stdin().is_terminal() {
             true => Some(Raw::enter().map_err(|error| Error::io("cannot use this terminal", error))?),
             false => None,
         };
+        let detach = self.detach.filter(|_| raw.is_some());
         let credit = Semaphore::new(INPUT_WINDOW as usize);
-        let feeding = Feeding { requests, signals, input: self.input, terminal: self.terminal };
+        let feeding = Feeding { requests, signals, input: self.input, terminal, proxy: self.signals, detach };
         let ended = tokio::select! {
-            ended = show(replies, &credit) => ended,
+            ended = show(replies, &credit) => ended.map(Some),
             ended = feeding.feed(&credit) => ended,
         };
         drop(raw);
-        let exit = ended?;
+        let exit = match ended {
+            Ok(Some(exit)) => exit,
+            Ok(None) => {
+                anstream::eprintln!("detached from {}", target.name);
+                return Ok(Ending::Done);
+            }
+            // What goes on without its watcher has ended for nobody.
+            Err(Error::BrokenOff(words)) if goes_on => return Err(Error::Refused(format!("it broke off: {words}"))),
+            Err(error) => return Err(error),
+        };
         if !exit.message.is_empty() {
             anstream::eprintln!("error: {}", exit.message);
         }
@@ -70,6 +87,7 @@ impl Session {
 pub(super) struct Call {
     pub(super) requests: mpsc::Sender<wire::LiveRequest>,
     pub(super) replies: Streaming<wire::LiveResponse>,
+    pub(super) target: wire::LiveTarget,
 }
 
 impl Call {
@@ -86,7 +104,7 @@ impl Call {
         if target.others > 0 {
             anstream::eprintln!("using {}, the first of {} replicas", target.name, u64::from(target.others) + 1);
         }
-        Ok(Self { requests, replies })
+        Ok(Self { requests, replies, target })
     }
 }
 
@@ -140,8 +158,7 @@ async fn write(to: &mut (impl AsyncWriteExt + Unpin), data: &Bytes) -> io::Resul
 fn broken_off(status: tonic::Status) -> Error {
     match status.code() {
         tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown | tonic::Code::Internal => {
-            let words = status.message();
-            Error::Refused(format!("it broke off, and what it ran in the container has ended with it: {words}"))
+            Error::BrokenOff(status.message().to_owned())
         }
         _ => status.into(),
     }
@@ -152,11 +169,13 @@ struct Feeding {
     signals: Signals,
     input: bool,
     terminal: bool,
+    proxy: bool,
+    detach: Option<DetachKeys>,
 }
 
 impl Feeding {
-    /// Ends only when the user insists.
-    async fn feed(mut self, credit: &Semaphore) -> Result<wire::LiveExit, Error> {
+    /// Ends only when the user insists, or, with `None`, detaches.
+    async fn feed(mut self, credit: &Semaphore) -> Result<Option<wire::LiveExit>, Error> {
         let mut stdin = tokio::io::stdin();
         let mut buffer = vec![0; PIECE as usize];
         let mut impatience = 0;
@@ -170,14 +189,15 @@ impl Feeding {
                         }
                         Received::Resized => continue,
                         // Nobody is left to see it, or to say when it should end.
-                        Received::Signal(number @ nix::libc::SIGHUP) => return Ok(ended_by(number)),
+                        Received::Signal(number @ nix::libc::SIGHUP) => return Ok(Some(ended_by(number))),
+                        Received::Signal(number) if !self.proxy => return Ok(Some(ended_by(number))),
                         Received::Signal(number) => number,
                     };
                     if matches!(number, nix::libc::SIGINT | nix::libc::SIGTERM | nix::libc::SIGQUIT) {
                         impatience += 1;
                     }
                     if impatience >= PATIENCE {
-                        return Ok(ended_by(number));
+                        return Ok(Some(ended_by(number)));
                     }
                     self.say(Input::Signal(number.unsigned_abs())).await;
                 }
@@ -186,7 +206,19 @@ impl Feeding {
                         self.input = false;
                         self.say(Input::End(wire::LiveEnd {})).await;
                     }
-                    Ok(Some(length)) => self.say(Input::Data(Bytes::copy_from_slice(&buffer[..length]))).await,
+                    Ok(Some(length)) => {
+                        let typed = Bytes::copy_from_slice(&buffer[..length]);
+                        let (typed, detached) = match &mut self.detach {
+                            Some(keys) => keys.filter(&typed),
+                            None => (typed, false),
+                        };
+                        if !typed.is_empty() {
+                            self.say(Input::Data(typed)).await;
+                        }
+                        if detached {
+                            return Ok(None);
+                        }
+                    }
                     Ok(None) => self.input = false,
                     Err(error) => return Err(Error::io("cannot read standard input", error)),
                 }

@@ -4,6 +4,7 @@
 //! program down and nothing else; no more than [`INPUT_WINDOW`] waits for a program that does not read; when the future
 //! is dropped, the program ends with all that it started. Absent: going on after a break.
 
+mod attach;
 mod control;
 mod copy;
 mod stream;
@@ -14,6 +15,7 @@ use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream::BoxStream};
 use nix::libc;
 use roster_proto::{
+    id::TaskId,
     live::{INPUT_WINDOW, LAST_SIGNAL},
     wire::{self, live_input::Input, live_output::Output},
 };
@@ -21,12 +23,16 @@ use roster_runtime::error::StartError;
 use roster_tree::TreeError;
 use tokio::sync::{mpsc, watch};
 
-pub(super) use self::copy::{copy_in, copy_out};
+pub(super) use self::{
+    attach::attach,
+    copy::{copy_in, copy_out},
+};
 use self::{
     control::{Control, Signals},
     stream::Stream,
 };
 use super::{
+    containers::{Containers, blocking},
     report::{LiveReport, Order},
     shim_binary::LiveShim,
 };
@@ -64,6 +70,10 @@ pub enum LiveError {
     Io { doing: &'static str, source: io::Error },
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error("this container was made by an agent of before, and cannot be attached to: `rctl restart` makes it anew")]
+    CannotAttach,
+    #[error("what the container wrote was read too slowly: it goes on without waiting any longer")]
+    TooSlow,
     #[error("the process that watches over the program died")]
     ShimDied,
 }
@@ -105,7 +115,8 @@ pub(super) async fn run(shim: LiveShim, order: &Order, input: LiveInput, output:
     let feeding = Feeding {
         sink: ends.sink,
         terminal: ends.terminal,
-        signals: control.signals(),
+        recipient: Recipient::Shim(control.signals()),
+        ends: true,
         waiting: VecDeque::new(),
         queued: 0,
         taken: 0,
@@ -197,11 +208,33 @@ async fn copy(
     Ok(())
 }
 
+/// Who passes signals on to the program.
+enum Recipient {
+    Shim(Signals),
+    /// They are for the container's first process.
+    Container(Arc<Containers>, TaskId),
+}
+
+impl Recipient {
+    async fn signal(&self, signal: u8) {
+        match self {
+            // Either fails when the program has just ended: its end is told next.
+            Recipient::Shim(signals) => _ = signals.send(signal).await,
+            Recipient::Container(containers, task) => {
+                let (containers, task) = (containers.clone(), task.clone());
+                _ = blocking(move || containers.signal(&task, signal.into())).await;
+            }
+        }
+    }
+}
+
 /// What the caller sends, on its way to the program.
 struct Feeding {
     sink: Option<Arc<Stream>>,
     terminal: Option<Arc<Stream>>,
-    signals: Signals,
+    recipient: Recipient,
+    /// The end of the input is passed on.
+    ends: bool,
     waiting: VecDeque<Bytes>,
     /// Bytes in `waiting`.
     queued: u64,
@@ -251,7 +284,7 @@ impl Feeding {
         match input {
             Input::Data(data) => self.queue(data)?,
             Input::End(_) => {
-                if self.terminal.is_some() {
+                if self.terminal.is_some() && self.ends {
                     self.queue(Bytes::from_static(END_OF_TRANSMISSION))?;
                 }
                 return Ok(true);
@@ -263,8 +296,7 @@ impl Feeding {
                 }
             }
             Input::Signal(signal @ 1..=LAST_SIGNAL) => {
-                // Fails when the program has just ended: its end is told next.
-                let _ = self.signals.send(signal as u8).await;
+                self.recipient.signal(signal as u8).await;
             }
             Input::Signal(signal) => return Err(LiveError::Wrong(format!("there is no signal {signal}"))),
         }

@@ -25,9 +25,14 @@ impl Stream {
 
     /// Zero at the end. Safe to cancel.
     pub(super) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_with(|fd| read(fd, buffer)).await
+    }
+
+    /// One read of another kind.
+    pub(super) async fn read_with<T>(&self, mut read: impl FnMut(&OwnedFd) -> io::Result<T>) -> io::Result<T> {
         loop {
             let mut ready = self.0.readable().await?;
-            if let Ok(read) = ready.try_io(|fd| read(fd.get_ref(), buffer)) {
+            if let Ok(read) = ready.try_io(|fd| read(fd.get_ref())) {
                 return read;
             }
         }
@@ -60,10 +65,11 @@ impl Stream {
     }
 }
 
-/// A terminal that nobody has open at its other end any more is at its end: EIO.
+/// A terminal that nobody has open at its other end any more is at its end: EIO. So is a socket whose other end closed
+/// with something unread.
 fn read(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     match unistd::read(fd, buffer) {
-        Err(Errno::EIO) => Ok(0),
+        Err(Errno::EIO | Errno::ECONNRESET) => Ok(0),
         read => Ok(read?),
     }
 }

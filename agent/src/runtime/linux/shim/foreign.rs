@@ -86,7 +86,7 @@ fn begin(making: &Making<'_>, runtime: &ForeignRuntime, places: &Places) -> Resu
     // Nobody tells by it: there is no init of Roster's.
     let (ended, _) = super::pipe().step(|| "make a pipe".to_owned())?;
     runtime.call(places, "start", &[], &[])?;
-    Ok((pid, pidfd, Streams { outputs, _input: input, ended }, log))
+    Ok((pid, pidfd, Streams { outputs, input, ended }, log))
 }
 
 fn mount_root(spec: &Spec, root: &Path) -> Result<(), StartError> {

@@ -5,6 +5,7 @@
 //! agent ── roster-shim run ── container's process 1
 //!             │ stderr: one StartReport, then closed
 //!             ├ logs/TASK/0.log         what the container writes
+//!             ├ tasks/TASK/attach.sock  for those who watch it
 //!             ├ tasks/TASK/running.json once the image's program is executing
 //!             └ tasks/TASK/exit.json    once it has ended
 //! ```
@@ -13,8 +14,9 @@
 //! neither the bundle nor a parser in its memory. The container dies with its shim: its process 1 asks the kernel for
 //! SIGKILL at its parent's death.
 //!
-//! Runs as root with one thread, without an async runtime. Deliberately absent: attaching, restarting.
+//! Runs as root with one thread, without an async runtime. Deliberately absent: restarting.
 
+pub(crate) mod attach;
 mod exec;
 mod foreign;
 pub(crate) mod lease;

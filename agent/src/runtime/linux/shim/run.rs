@@ -23,6 +23,7 @@ use roster_runtime::{
 };
 
 use super::{
+    attach::Watchers,
     foreign,
     lease::{Guard, Terms},
     log_file::LogFile,
@@ -47,7 +48,7 @@ pub(super) struct Streams {
     /// What the container writes: its terminal, or a pipe for each of its two outputs.
     pub(super) outputs: Vec<(LogStream, OwnedFd)>,
     /// Of a standard input that stays open; a terminal has none beside itself.
-    pub(super) _input: Option<OwnedFd>,
+    pub(super) input: Option<OwnedFd>,
     /// An init's word on how the program ended.
     pub(super) ended: OwnedFd,
 }
@@ -78,6 +79,7 @@ pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<
         _ => {}
     }
     let mut guard = lease.map(Guard::begin).transpose()?;
+    let watchers = Watchers::listen(bundle).step(|| "listen for those who attach".to_owned())?;
     let (child, pidfd, streams, log) = if making.foreign { foreign::start(making)? } else { fork_container(making)? };
     let init = Identity::of(child).step(|| "look at the container's first process".to_owned())?;
     let shim = Identity::of(std::process::id()).step(|| "look at the shim's own process".to_owned())?;
@@ -87,7 +89,9 @@ pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<
     close_report().step(|| "open /dev/null".to_owned())?;
 
     // From here on nobody listens; what fails ends the shim and with it the container, which the agent then calls lost.
-    let status = supervise(log, &pidfd, &streams, making, guard.as_mut()).step(|| "watch the container".to_owned())?;
+    let begun = (log, watchers);
+    let status = supervise(begun, &pidfd, &streams, making, guard.as_mut());
+    let (status, _watchers) = status.step(|| "watch the container".to_owned())?;
     let told = read_to_end(streams.ended).step(|| "read how the program ended".to_owned())?;
     let how = match guard {
         Some(guard) if guard.is_lost() => Exit::LeaseLost,
@@ -145,7 +149,7 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
                         Some(terminal) => vec![(LogStream::Stdout, terminal)],
                         None => vec![(LogStream::Stdout, out), (LogStream::Stderr, err)],
                     };
-                    Ok((child, pidfd, Streams { outputs, _input: input_write, ended }, log))
+                    Ok((child, pidfd, Streams { outputs, input: input_write, ended }, log))
                 }
                 Err(error) => {
                     sys::wait(&pidfd).step(|| "wait for the container's first process".to_owned())?;
@@ -180,39 +184,47 @@ fn close_report() -> io::Result<()> {
     sys::place_at(null, nix::libc::STDERR_FILENO)
 }
 
-/// Writes the log until the container's first process has ended and all it wrote is read.
+/// Writes the log until the container's first process has ended and all it wrote is read. Those who watch are kept until
+/// its end is on record, which is what their connection's end tells.
 fn supervise(
-    mut log: LogFile,
+    (mut log, mut watchers): (LogFile, Watchers),
     pidfd: &OwnedFd,
     streams: &Streams,
     making: &Making<'_>,
     mut guard: Option<&mut Guard>,
-) -> io::Result<sys::WaitStatus> {
+) -> io::Result<(sys::WaitStatus, Watchers)> {
     let mut open = vec![true; streams.outputs.len()];
     let mut buffer = vec![0; READ_SIZE];
     for (_, fd) in &streams.outputs {
         fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     let status = loop {
+        // Who watches slows the container down, as a terminal does, but not for long.
+        let held_up = watchers.patience();
         let mut polled = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         polled.extend(
             streams
                 .outputs
                 .iter()
                 .zip(&open)
-                .filter(|(_, open)| **open)
+                .filter(|(_, open)| **open && held_up.is_none())
                 .map(|((_, fd), _)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
         );
+        polled.extend(watchers.polled());
         polled.extend(guard.iter().map(|guard| PollFd::new(guard.timer(), PollFlags::POLLIN)));
-        match poll(&mut polled, PollTimeout::NONE) {
+        let timeout = held_up.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        match poll(&mut polled, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let ended = polled[0].any().unwrap_or(false);
         let due = guard.is_some() && polled.last().is_some_and(|timer| timer.any().unwrap_or(false));
         drop(polled);
+        watchers.serve(streams)?;
         for (index, (stream, fd)) in streams.outputs.iter().enumerate() {
-            open[index] = open[index] && copy(&mut log, *stream, fd, &mut buffer)? != Copied::End;
+            if open[index] && watchers.patience().is_none() {
+                open[index] = copy(&mut log, &mut watchers, *stream, fd, &mut buffer)? != Copied::End;
+            }
         }
         if ended {
             // Its pid namespace is empty before it can be waited for: nothing more will be written. In the host's the
@@ -227,11 +239,15 @@ fn supervise(
             guard.act(pidfd)?;
         }
     };
+    watchers.hurry();
     for (stream, fd) in &streams.outputs {
-        while copy(&mut log, *stream, fd, &mut buffer)? == Copied::Some {}
+        while copy(&mut log, &mut watchers, *stream, fd, &mut buffer)? == Copied::Some {
+            watchers.settle()?;
+        }
         log.finish(*stream);
     }
-    Ok(status)
+    watchers.settle()?;
+    Ok((status, watchers))
 }
 
 #[derive(PartialEq, Eq)]
@@ -242,12 +258,19 @@ enum Copied {
 }
 
 /// Takes what one read gives.
-fn copy(log: &mut LogFile, stream: LogStream, fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Copied> {
+fn copy(
+    log: &mut LogFile,
+    watchers: &mut Watchers,
+    stream: LogStream,
+    fd: &OwnedFd,
+    buffer: &mut [u8],
+) -> io::Result<Copied> {
     match nix::unistd::read(fd, buffer) {
         // Of a terminal that nobody in the container has open any more: EIO.
         Ok(0) | Err(nix::Error::EIO) => Ok(Copied::End),
         Ok(length) => {
             log.write(stream, &buffer[..length], clock());
+            watchers.show(stream, &buffer[..length]);
             Ok(Copied::Some)
         }
         Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(Copied::Nothing),

@@ -1,0 +1,141 @@
+//! Watching a container's own program, by its shim.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, IoSliceMut},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, connect, recvmsg, socket},
+};
+use roster_proto::{
+    id::TaskId,
+    wire::{self, live_output::Output},
+};
+
+use super::{Feeding, LiveError, LiveInput, LiveOutput, Recipient, cannot, cells, said, stream::Stream};
+use crate::runtime::{
+    Ended, Exit, Phase,
+    linux::{
+        containers::Containers,
+        shim::attach::{STDERR, STDOUT, TERMINAL, address_in},
+    },
+};
+
+/// Larger than any packet of a shim's.
+const PACKET: usize = 64 * 1024;
+
+pub(in crate::runtime::linux) async fn attach(
+    containers: Arc<Containers>,
+    task: &TaskId,
+    bundle: &Path,
+    wanted: wire::Attach,
+    input: LiveInput,
+    output: LiveOutput,
+) -> Result<(), LiveError> {
+    let shim = connected(bundle)?;
+    let (tag, reads) = greeting(&shim).await.map_err(cannot("hear from the shim"))?;
+    let reads = reads.map(Stream::new).transpose().map_err(cannot("use the container's input"))?.map(Arc::new);
+    let terminal = reads.clone().filter(|_| tag == TERMINAL);
+    if let (Some(terminal), Some(size)) = (&terminal, &wanted.terminal) {
+        // Twice, so that it changes and a program that fills the screen draws it anew.
+        let (rows, columns) = cells(size);
+        let resized = terminal.resize(rows, columns.saturating_sub(1)).and_then(|()| terminal.resize(rows, columns));
+        resized.map_err(cannot("resize the terminal"))?;
+    }
+    let feeding = Feeding {
+        sink: reads.filter(|_| wanted.input),
+        terminal,
+        recipient: Recipient::Container(containers.clone(), task.clone()),
+        // The program goes on when its watchers leave, and may have others.
+        ends: false,
+        waiting: VecDeque::new(),
+        queued: 0,
+        taken: 0,
+        closed: false,
+    };
+    let shown = async {
+        let mut packet = vec![0; PACKET];
+        loop {
+            let length = shim.read(&mut packet).await.map_err(cannot("hear from the shim"))?;
+            let (tag, bytes) = match packet[..length].split_first() {
+                Some((tag, bytes)) => (*tag, Bytes::copy_from_slice(bytes)),
+                None => return Ok::<_, LiveError>(()),
+            };
+            let said = match tag {
+                STDOUT => said(Output::Stdout(bytes)),
+                STDERR => said(Output::Stderr(bytes)),
+                _ => return Err(LiveError::ShimDied),
+            };
+            if output.send(said).await.is_err() {
+                // Nobody is left to tell.
+                return std::future::pending().await;
+            }
+        }
+    };
+    tokio::select! {
+        shown = shown => shown?,
+        broken = feeding.feed(input, &output) => match broken? {},
+    }
+    // The shim ends the conversation when the end is on record.
+    match containers.phase(task) {
+        Ok(Phase::Ended(ended)) => {
+            // Nobody is left to tell when this fails.
+            let _ = output.send(said(Output::Exit(exit(&ended)))).await;
+            Ok(())
+        }
+        _ => Err(LiveError::TooSlow),
+    }
+}
+
+fn exit(ended: &Ended) -> wire::LiveExit {
+    let (code, message) = match ended.how {
+        Exit::Code(code) => (code, String::new()),
+        Exit::Signal(signal) => (128 + signal, String::new()),
+        Exit::OutOfMemory { .. } => (137, "it was killed: out of memory".to_owned()),
+        Exit::ShimLost => (137, "it was killed: its shim died".to_owned()),
+        Exit::LeaseLost => (137, "it was ended: its node lost touch with the cluster".to_owned()),
+    };
+    wire::LiveExit { code: code.unsigned_abs(), message }
+}
+
+fn connected(bundle: &Path) -> Result<Stream, LiveError> {
+    let doing = || cannot("connect to the container's shim");
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket =
+        socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(|error| doing()(error.into()))?;
+    let folder = File::open(bundle).map_err(doing())?;
+    match connect(socket.as_raw_fd(), &address_in(&folder).map_err(doing())?) {
+        Ok(()) => Stream::new(socket).map_err(doing()),
+        Err(Errno::ENOENT) => Err(LiveError::CannotAttach),
+        Err(error) => Err(doing()(error.into())),
+    }
+}
+
+async fn greeting(shim: &Stream) -> io::Result<(u8, Option<OwnedFd>)> {
+    shim.read_with(|fd| {
+        let (mut tag, mut space) = ([0], cmsg_space!(RawFd));
+        let mut parts = [IoSliceMut::new(&mut tag)];
+        let message = recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let length = message.bytes;
+        let mut received = None;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(numbers) = control {
+                // SAFETY: the kernel just made it for us; there is room for one.
+                received = numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).next();
+            }
+        }
+        match length {
+            0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            _ => Ok((tag[0], received)),
+        }
+    })
+    .await
+}
