@@ -58,7 +58,10 @@ fn a_terminal_is_handed_to_the_console_socket() {
     master.write_all(b"typed\n").expect("written");
     let text = read(&master);
     // The terminal's own echo of what was typed comes wherever it comes among what the program says.
-    assert!(["/dev/pts/0\n", "33 101\n", "console\n", "got typed\n"].iter().all(|words| text.contains(words)), "{text:?}");
+    assert!(
+        ["/dev/pts/0\n", "33 101\n", "console\n", "got typed\n"].iter().all(|words| text.contains(words)),
+        "{text:?}"
+    );
     bundle.until("one", "stopped");
     bundle.ok(&["delete", "one"]);
 
