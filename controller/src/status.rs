@@ -35,6 +35,7 @@ impl From<Refusal> for Status {
             Refusal::GlobalService(_)
             | Refusal::Singleton(..)
             | Refusal::BeingRemoved(_)
+            | Refusal::OneOff(_)
             | Refusal::Replaced { .. }
             | Refusal::PausedSingleton(_)
             | Refusal::PortTaken { .. }
@@ -43,7 +44,10 @@ impl From<Refusal> for Status {
             | Refusal::AlreadyInitialised(_)
             | Refusal::NotInitialised
             | Refusal::LastVoter => Code::FailedPrecondition,
-            Refusal::ControllerExists { .. } | Refusal::TokenExists(_) | Refusal::NameTaken(_) => Code::AlreadyExists,
+            Refusal::ControllerExists { .. }
+            | Refusal::TokenExists(_)
+            | Refusal::NameTaken(_)
+            | Refusal::ServiceExists(_) => Code::AlreadyExists,
             Refusal::InvalidLabel { .. } | Refusal::OutOfRange { .. } | Refusal::NoAuthority => Code::InvalidArgument,
             Refusal::UnknownToken | Refusal::TokenExpired { .. } | Refusal::TokenUsedUp(_) | Refusal::Removed(_) => {
                 Code::Unauthenticated

@@ -13,7 +13,7 @@ pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
 pub use self::containers::{Diff, Export, Kill, Pause, Restart, Stats, Top, Unpause};
-pub use self::live::{Attach, Cp, Exec, Inside, Place};
+pub use self::live::{Attach, Cp, Exec, Inside, Place, Run};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
 
@@ -31,6 +31,7 @@ Examples:
   rctl ps                        every replica, and why it is not running
   rctl logs -f web               what all replicas of web print
   rctl exec -it web.2 sh         a shell in one of them
+  rctl run --rm web ./migrate    its spec once more, for another command
   rctl cp web.2:/var/log .       files out of it
   rctl scale web=5               more of it
   rctl rm hello                  take the stack down
@@ -41,7 +42,7 @@ Exit codes:
   2    `plan` only: there are changes to apply
   3    applied, but not as wanted in time; what is wrong is printed
   130  Ctrl-C stopped the watching; the work goes on
-`exec` ends as the program does that it ran; its --help says more.";
+`exec` and `run` end as the program does that they ran; their --help says more.";
 
 #[derive(Debug, Parser)]
 #[command(name = "rctl", version, about = "Roster's command line", long_about = ABOUT, after_help = EXAMPLES)]
@@ -159,6 +160,10 @@ Examples:
   rctl logs --since 2h --until 1h web
   rctl logs k3f9x2 --since 2026-01-31T12:00:00Z")]
     Logs(Logs),
+
+    /// Run a service's spec once, with another command
+    #[command(after_help = live::RUN)]
+    Run(Run),
 
     /// Run a program in a running container
     #[command(after_help = live::EXEC)]

@@ -62,7 +62,7 @@ impl Kind {
             ("Cluster", "Promote" | "Demote" | "RemoveController" | "TransferLeadership") => Self::Change,
             ("Cluster", "Configure" | "ReleaseBrake" | "RevokeToken" | "AddUser" | "RemoveUser") => Self::Change,
             ("Cluster", "RotateAuthority") => Self::Change,
-            ("Containers", "Restart" | "SetPaused") => Self::Change,
+            ("Containers", "Restart" | "SetPaused" | "Run") => Self::Change,
             ("Enroll", _) => Self::Change,
             ("Cluster", "CreateToken") => Self::Secret,
             ("Control", "Logs" | "LoadImage" | "PullImage" | "ListImages" | "RemoveImage") => Self::Agents,

@@ -44,6 +44,10 @@ pub enum Cause {
     Pulling {
         image: String,
     },
+    /// A one-off, for whoever wanted it to attach: only then its program begins.
+    AwaitsAttach {
+        until: Timestamp,
+    },
     /// For its processes to end.
     Stopping {
         reason: StopReason,
@@ -89,6 +93,15 @@ pub enum Cause {
     },
     /// A singleton's node lost touch with the leader, so that another may run in its place.
     LeaseLost,
+    /// A one-off that nobody attached to in time, so that its program never began.
+    Unattended,
+    /// There is no such program, or it is none that can be run.
+    NotRun {
+        what: String,
+        reason: String,
+        /// As a shell counts: 127 or 126.
+        code: i32,
+    },
     /// The slot's restart policy is used up.
     GaveUp {
         attempts: u32,
@@ -160,6 +173,7 @@ impl fmt::Display for Cause {
                     "node {node} has been Down since {since}, and a singleton is replaced only when its lease there has run out"
                 )
             }
+            Cause::AwaitsAttach { until } => write!(f, "waits for somebody to attach, until {until}"),
             Cause::Pulling { image } => write!(f, "pulling image {image}"),
             Cause::Stopping { reason, kill_at } => write!(f, "stopping ({reason}), killed at {kill_at}"),
             Cause::Exited { code } => write!(f, "exited with code {code}"),
@@ -183,11 +197,14 @@ impl fmt::Display for Cause {
             }
             Cause::Stopped { reason } => write!(f, "stopped: {reason}"),
             Cause::ImageUnavailable { image, reason } => write!(f, "image {image} is not to be had: {reason}"),
-            Cause::Impossible { what, reason } => write!(f, "{what} is impossible here: {reason}"),
+            Cause::Impossible { what, reason } | Cause::NotRun { what, reason, .. } => {
+                write!(f, "{what} is impossible here: {reason}")
+            }
             Cause::StartFailed { step, error } => write!(f, "cannot start: {step}: {error}"),
             Cause::ShimLost => write!(f, "its shim was killed, and the container with it"),
             Cause::NodeLost { node } => write!(f, "node {node} was lost"),
             Cause::LeaseLost => write!(f, "its node lost touch with the leader, and a singleton must not run on then"),
+            Cause::Unattended => write!(f, "nobody attached to it in time, so its program never began"),
             Cause::GaveUp { attempts, last } => {
                 write!(f, "gave up after {attempts} restarts: {last}")
             }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     assignment::PublishedPort,
     cause::Cause,
-    id::{ControllerName, NodeId, ServiceId, Slot, StackName, TaskId, Version},
+    id::{ControllerName, NodeId, ServiceId, ServiceName, Slot, StackName, TaskId, Version},
     spec::ServiceSpec,
     time::Timestamp,
 };
@@ -38,6 +38,9 @@ pub struct ServiceView {
     pub waits: Option<String>,
     pub created: Timestamp,
     pub updated_at: Timestamp,
+    /// It is a one-off task of this service of its stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_off: Option<ServiceName>,
 }
 
 /// What an apply would do, computed against one version of the cluster.

@@ -86,6 +86,9 @@ pub struct TaskSpec {
     /// Another OCI runtime, by the name that the node's agent knows it by.
     #[serde(default, skip_serializing_if = "is_default")]
     pub runtime: Option<String>,
+    /// Its program begins only when somebody attaches, whose its standard input is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub attended: bool,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -287,6 +290,7 @@ impl TaskSpec {
             rights: Rights::default(),
             kernel: KernelSettings::default(),
             runtime: None,
+            attended: false,
         }
     }
 }

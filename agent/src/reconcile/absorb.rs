@@ -36,6 +36,12 @@ impl<R: Runtime> Reconciler<R> {
             Event::Finished { step, number, took, result } => self.absorb_step(&step, number, took, &result),
             Event::Published { step, result } => self.absorb_published(step, result),
             Event::Ended { task, ended } => self.absorb_end(&task, ended),
+            Event::Begun { task } => {
+                if let Some(local) = self.tasks.get_mut(&task) {
+                    local.facts.begun = true;
+                    self.dirty.insert(task);
+                }
+            }
             Event::Listed { began, result } => self.absorb_listing(began, result),
             Event::Written { set, result } => self.absorb_written(set, result),
         }

@@ -17,7 +17,7 @@ use super::{
     backoff::Backoff,
     plan::{Step, Verb},
 };
-use crate::runtime::{Ended, Exit, Phase, Prepared, RuntimeError, Started};
+use crate::runtime::{ATTACH_DEADLINE, Ended, Exit, Phase, Prepared, RuntimeError, Started};
 
 /// Waits between tries of a failed step.
 pub const RETRY: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10) };
@@ -43,6 +43,8 @@ pub struct Facts {
     pub started: Option<Timestamp>,
     /// Its container was found running when this agent started.
     pub taken_back: bool,
+    /// Of one that begins only when somebody attaches: that has been so.
+    pub begun: bool,
     pub prepared: Option<Prepared>,
     pub preparing_since: Option<Timestamp>,
     pub starting_since: Option<Timestamp>,
@@ -110,6 +112,7 @@ impl Default for Facts {
         Self {
             started: None,
             taken_back: false,
+            begun: false,
             prepared: None,
             preparing_since: None,
             starting_since: None,
@@ -249,19 +252,21 @@ pub fn status(assignment: &Assignment, local: &Local, now: Timestamp) -> Option<
         return Some(outcome.clone());
     }
     match &local.phase {
-        Some(Phase::Running(started)) => Some(running(facts, started)),
+        Some(Phase::Running(started)) => Some(running(assignment, facts, started)),
         Some(Phase::Ended(_)) => None,
         Some(Phase::Broken) | None => underway(assignment, facts, now),
     }
 }
 
-fn running(facts: &Facts, started: &Started) -> TaskStatus {
+fn running(assignment: &Assignment, facts: &Facts, started: &Started) -> TaskStatus {
+    let waits = assignment.spec.attended && !facts.begun && !facts.taken_back;
+    let waits = waits.then(|| Cause::AwaitsAttach { until: started.at.plus(ATTACH_DEADLINE) });
     let cause = facts.stopping.as_ref().and_then(|stopping| match &stopping.why {
         Why::Told(reason) => Some(Cause::Stopping { reason: reason.clone(), kill_at: stopping.kill_at }),
         Why::Unhealthy | Why::Unwanted => None,
     });
     TaskStatus {
-        cause: cause.or_else(|| facts.unhealthy.as_ref().map(Unhealthy::cause)),
+        cause: cause.or_else(|| facts.unhealthy.as_ref().map(Unhealthy::cause)).or(waits),
         health: facts.health,
         pid: Some(started.pid),
         address: started.address,
@@ -311,13 +316,14 @@ fn by_exit(exit: Exit) -> (TaskState, Cause) {
         Exit::OutOfMemory { limit } => (TaskState::Failed, Cause::OomKilled { limit }),
         Exit::ShimLost => (TaskState::Failed, Cause::ShimLost),
         Exit::LeaseLost => (TaskState::Failed, Cause::LeaseLost),
+        Exit::Unattended => (TaskState::Failed, Cause::Unattended),
     }
 }
 
 /// The last status of a task that could not be made.
 pub fn failed_status(trouble: &Trouble, facts: &Facts, now: Timestamp) -> TaskStatus {
     let state = match trouble.cause {
-        Cause::ImageUnavailable { .. } | Cause::Impossible { .. } => TaskState::Rejected,
+        Cause::ImageUnavailable { .. } | Cause::Impossible { .. } | Cause::NotRun { .. } => TaskState::Rejected,
         _ => TaskState::Failed,
     };
     last_status(state, trouble.cause.clone(), now, facts)

@@ -115,6 +115,7 @@ struct Upkeep {
     /// Tells the end of the step under way from that of one given up.
     step_number: u64,
     end_watch: Option<AbortHandle>,
+    begin_watch: Option<AbortHandle>,
     probes: Option<AbortHandle>,
     wake: Option<Timestamp>,
     changed: u64,
@@ -133,6 +134,7 @@ enum Event {
     Finished { step: Step, number: u64, took: Duration, result: Result<Done, RuntimeError> },
     Published { step: Step, result: Result<(), RuntimeError> },
     Ended { task: TaskId, ended: Ended },
+    Begun { task: TaskId },
     Listed { began: u64, result: Result<Vec<Observed>, RuntimeError> },
     Written { set: Arc<AssignmentSet>, result: Result<(), LedgerError> },
 }
@@ -380,6 +382,7 @@ impl<R: Runtime> Reconciler<R> {
         if let Some(upkeep) = self.upkeep.remove(task) {
             upkeep.probes.inspect(AbortHandle::abort);
             upkeep.end_watch.inspect(AbortHandle::abort);
+            upkeep.begin_watch.inspect(AbortHandle::abort);
             self.parts.metrics.task_moved(upkeep.reported.map(|status| status.state), None);
         }
         self.parts.board.forget(task);
@@ -409,6 +412,7 @@ impl<R: Runtime> Reconciler<R> {
     fn attend(&mut self, assignment: &Assignment) {
         let task = &assignment.task;
         self.watch_end(task);
+        self.watch_begin(assignment);
         let (Some(local), Some(upkeep)) = (self.tasks.get_mut(task), self.upkeep.get_mut(task)) else { return };
         let facts = &mut local.facts;
         let moves = !assignment.paused && !facts.frozen;
@@ -441,6 +445,21 @@ impl<R: Runtime> Reconciler<R> {
         } else if upkeep.end_watch.is_none() {
             let watch = await_end(self.parts.runtime.clone(), task.clone());
             upkeep.end_watch = Some(self.work.spawn(watch));
+        }
+    }
+
+    /// Of one that begins only when somebody attaches.
+    fn watch_begin(&mut self, assignment: &Assignment) {
+        let task = &assignment.task;
+        let (Some(local), Some(upkeep)) = (self.tasks.get(task), self.upkeep.get_mut(task)) else { return };
+        let runs = matches!(local.phase, Some(Phase::Running(_)));
+        if assignment.spec.attended && runs && !local.facts.begun && upkeep.begin_watch.is_none() {
+            let (runtime, task) = (self.parts.runtime.clone(), task.clone());
+            let watch = self.work.spawn(async move {
+                runtime.begun(&task).await;
+                Event::Begun { task }
+            });
+            upkeep.begin_watch = Some(watch);
         }
     }
 

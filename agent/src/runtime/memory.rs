@@ -201,6 +201,8 @@ impl Runtime for MemoryRuntime {
         Ok(started)
     }
 
+    async fn begun(&self, _: &TaskId) {}
+
     async fn ended(&self, task: &TaskId) -> Result<Ended, RuntimeError> {
         let mut phase = self
             .world()

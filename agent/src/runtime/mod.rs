@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
 
+/// In which somebody must attach to a container that waits for that.
+pub const ATTACH_DEADLINE: Duration = Duration::from_secs(30);
+
 pub trait Runtime: Send + Sync + 'static {
     /// Everything of this agent's that exists: running, ended, or a leftover of something half made or half removed.
     fn list(&self) -> impl Future<Output = Result<Vec<Observed>, RuntimeError>> + Send;
@@ -27,8 +30,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Makes the image present and unpacked, pulling it where it is not; returns what the image itself says.
     fn prepare(&self, spec: &TaskSpec) -> impl Future<Output = Result<Prepared, RuntimeError>> + Send;
 
-    /// Makes the network and the container and runs it; returns once its first process is executing the image's program.
+    /// Makes the network and the container and runs it; returns once its first process is executing the image's program,
+    /// or waits to, for somebody to attach.
     fn start(&self, assignment: &Assignment) -> impl Future<Output = Result<Started, RuntimeError>> + Send;
+
+    /// Resolves when a container that waits for somebody to attach waits no longer, at once if it does not.
+    fn begun(&self, task: &TaskId) -> impl Future<Output = ()> + Send;
 
     /// Resolves when the container has ended, at once if it already has.
     fn ended(&self, task: &TaskId) -> impl Future<Output = Result<Ended, RuntimeError>> + Send;
@@ -110,6 +117,8 @@ pub enum Exit {
     ShimLost,
     /// A singleton, ended by its shim.
     LeaseLost,
+    /// Nobody attached in time, and only then its program would have begun.
+    Unattended,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -191,7 +191,8 @@ fn weight(change: &Change) -> usize {
         | Change::StopTask { .. }
         | Change::RemoveTask { .. }
         | Change::ForgetService { .. }
-        | Change::EndBrake => None,
+        | Change::EndBrake
+        | Change::Retire { .. } => None,
     };
     1 + cause.map_or(0, |cause| cause.to_string().len() / CAUSE_UNIT)
 }

@@ -2,7 +2,7 @@
 //! each is stopped once another node has room for it, and its slot is refilled there when it has ended; or another is
 //! started first, and takes over when it is up.
 //!
-//! A task that fits nowhere else stays, and says why.
+//! A task that fits nowhere else stays, and says why. What runs once stays to its end, for it would not begin anew.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -142,7 +142,9 @@ fn on<'a>(state: &'a ClusterState, nodes: &'a [NodeId]) -> impl Iterator<Item = 
 /// Runs on a node that answers, and not in the middle of a hand-over.
 fn stays(state: &ClusterState, task: &Task) -> bool {
     let node = task.node.as_ref().and_then(|node| state.nodes.get(node));
+    let once = state.services.get(&task.service).is_some_and(|service| service.one_off.is_some());
     task.desired == Desired::Run
+        && !once
         && node.is_some_and(|node| node.state == NodeState::Ready)
         && state.tasks_in(&task.service, &task.slot).filter(|other| !other.status.state.is_terminal()).count() == 1
 }

@@ -34,7 +34,7 @@ use self::draft::Draft;
 pub use self::{
     check::{Violation, check, check_plan},
     preview::preview,
-    reap::HISTORY,
+    reap::{HISTORY, LINGER},
     restart::{DEFAULT_WINDOW, LONGEST_DEFAULT_DELAY, LONGEST_SET_DELAY},
     view::{current_tasks, service_view},
 };

@@ -34,8 +34,9 @@ pub fn preview(state: &ClusterState, stack: &StackSpec, prune: bool, now: Timest
     }
     let asked = after.clone();
     settle(&mut after, now);
+    let listed = |service: &&Arc<Service>| service.id.stack == stack.name && service.one_off.is_none();
     let ids: BTreeSet<&ServiceId> =
-        state.services.keys().chain(asked.services.keys()).filter(|id| id.stack == stack.name).collect();
+        state.services.values().chain(asked.services.values()).filter(listed).map(|service| &service.id).collect();
     let comparison = Comparison { before: state, asked: &asked, after: &after, stack };
     Ok(StackPlan {
         stack: stack.name.clone(),

@@ -45,6 +45,9 @@ pub(super) enum Restart {
 
 /// Decides for a wanted slot whose newest task is `last`, which has ended.
 pub(super) fn decide(service: &Service, last: &Task, now: Timestamp) -> Restart {
+    if service.one_off.is_some() {
+        return Restart::Finished;
+    }
     let stopped = last.desired != Desired::Run;
     if last.spec_version != service.spec_version || (stopped && last.status.state != TaskState::Orphaned) {
         return Restart::Now { attempt: 0 };

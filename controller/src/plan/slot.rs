@@ -178,7 +178,13 @@ pub(super) fn refill(draft: &mut Draft, service: &Arc<Service>, slot: &Slot) {
 
 /// A task on a node that no longer answers is replaced only where another node can take the slot: what still runs
 /// there is worth more than nothing.
+///
+/// What runs once has no other: it is lost with its node.
 fn move_away(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>, node: NodeId) {
+    if service.one_off.is_some() {
+        draft.push(Change::OrphanTask { task: task.id.clone(), cause: Cause::NodeLost { node } });
+        return;
+    }
     let creation = Creation {
         service: Arc::clone(service),
         slot: task.slot.clone(),

@@ -34,6 +34,7 @@ pub fn service_view(state: &ClusterState, id: &ServiceId, now: Timestamp) -> Opt
         waits: rollout::waits(state, service, &wanted, now),
         created: service.created,
         updated_at: service.updated_at,
+        one_off: service.one_off.as_ref().map(|it| it.of.clone()),
     };
     for slot in wanted.slots() {
         count_slot(state, service, &slot, &mut view);
@@ -64,6 +65,9 @@ fn count_slot(state: &ClusterState, service: &Service, slot: &Slot, view: &mut S
 /// The slot stays as its task ended.
 fn is_finished(service: &Service, task: &Task) -> bool {
     let state = task.status.state;
+    if service.one_off.is_some() {
+        return state.is_terminal();
+    }
     let gave_up = matches!(task.status.cause, Some(roster_proto::cause::Cause::GaveUp { .. }));
     let by_itself = matches!(state, TaskState::Complete | TaskState::Failed | TaskState::Rejected);
     task.desired == Desired::Run && (gave_up || (by_itself && restart::finished(&service.spec.restart, state)))

@@ -7,6 +7,7 @@ mod brake;
 mod change;
 mod controllers;
 mod node;
+mod one_off;
 mod pause;
 mod restart;
 mod security;
@@ -117,6 +118,7 @@ impl ClusterState {
             | Command::Scale { .. }
             | Command::Restart { .. }
             | Command::SetPaused { .. }
+            | Command::RunOnce { .. }
             | Command::RegisterNode { .. }
             | Command::SetNodesDown { .. }
             | Command::SettleNode { .. }
@@ -154,6 +156,7 @@ impl<'a> Edit<'a> {
             Command::RemoveService { service } => self.remove_service(service),
             Command::Scale { replicas } => self.scale(replicas),
             Command::Restart { services, tasks } => self.restart(services, tasks),
+            Command::RunOnce { service, one_off, spec } => self.run_once(service, one_off, spec),
             Command::SetPaused { tasks, paused } => self.set_paused(tasks, *paused),
             Command::RegisterNode { node, description } => self.register_node(node, description),
             Command::SetNodesDown { nodes } => {

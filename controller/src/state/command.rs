@@ -6,13 +6,13 @@ use roster_proto::{
     cause::Cause,
     id::{ClusterId, ControllerName, NodeId, PeerId, ServiceId, Slot, StackName, TaskId, Version},
     node::{Availability, NodeDescription},
-    spec::StackSpec,
+    spec::{ServiceSpec, StackSpec},
     task::{StopReason, TaskReport},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{AuthorityRecord, Grant, Holder, Secret, TokenRole, UserRole, controllers::Settings};
+use super::{AuthorityRecord, Grant, Holder, OneOff, Secret, TokenRole, UserRole, controllers::Settings};
 
 /// A command with the moment it was proposed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,12 @@ pub enum Command {
     Restart {
         services: BTreeSet<ServiceId>,
         tasks: BTreeSet<TaskId>,
+    },
+    /// A task that runs once, in the record of a service of its own.
+    RunOnce {
+        service: ServiceId,
+        one_off: OneOff,
+        spec: ServiceSpec,
     },
     /// Tasks that run stand still from now on, or go on. All or none; those that have ended are passed over.
     SetPaused {
@@ -228,6 +234,10 @@ pub enum Change {
     },
     /// The brake's time has run out.
     EndBrake,
+    /// Take down what ran once and was to be forgotten then.
+    Retire {
+        service: ServiceId,
+    },
 }
 
 /// What applying a command returned.
@@ -255,6 +265,14 @@ pub enum Refusal {
     Replaced { task: TaskId, name: String },
     #[error("{0} is a singleton (x-singleton): it must be able to end when its lease runs out, so it cannot be paused")]
     PausedSingleton(String),
+    #[error(
+        "{0} runs only once (`rctl run`): it cannot be changed, scaled, restarted or run again; `rctl rm {0}` removes it"
+    )]
+    OneOff(ServiceId),
+    #[error(
+        "there is a service or one-off task {0} already: choose another name, or remove that one with `rctl rm {0}`"
+    )]
+    ServiceExists(ServiceId),
     #[error("there is no node {0}: `rctl node ls` lists what there is")]
     NoSuchNode(NodeId),
     #[error("there is no controller {0}: `rctl cluster status` lists what there is")]

@@ -25,7 +25,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use imbl::{OrdMap, Vector};
 use roster_proto::{
     assignment::{Assignment, AssignmentSet, PublishedPort},
-    id::{NodeId, PeerId, ServiceId, Slot, TaskId, Version},
+    id::{NodeId, PeerId, ServiceId, ServiceName, Slot, TaskId, Version},
     node::{Node, NodeState},
     report::Event,
     spec::{ServiceSpec, TaskSpec},
@@ -97,6 +97,18 @@ pub struct Service {
     pub removing: bool,
     pub created: Timestamp,
     pub updated_at: Timestamp,
+    /// Set of what people run once: it has one slot, whose task is never followed by another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_off: Option<OneOff>,
+}
+
+/// A task of a service's spec that runs once, beside the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneOff {
+    /// Of the same stack.
+    pub of: ServiceName,
+    /// It is forgotten once its task has ended.
+    pub remove_when_ended: bool,
 }
 
 impl Service {

@@ -54,6 +54,64 @@ pub struct Exec {
     pub command: Vec<String>,
 }
 
+pub(super) const RUN: &str = "\
+One task of the service's image, environment, volumes, network mode, limits and rights, placed as any other, beside the \
+service. COMMAND takes the place of the service's `command`. It publishes no ports, has no healthcheck, and runs once: \
+it is neither begun anew when it ends nor moved, and is lost with its node. What is done to its stack leaves it alone, \
+but for `rctl rm STACK`. `rctl ps`, `logs`, `exec` and `rm` know it as SERVICE-run-XXXXXXXX.
+
+Its program begins when rctl is there to watch it, so nothing that it prints is missed; why it does not begin is told. \
+When rctl goes away it goes on, but its standard input ends. Signals are passed on, and the third Ctrl-C in a row leaves \
+it.
+
+Exit codes: the program's own; 128 and its number for a signal that ended it; 127 when there is no such program, 126 \
+when it cannot be run; 130 when Ctrl-C took it back before it began; 1 for an error of rctl's, which is printed.
+
+Examples:
+  rctl run --rm web ./manage migrate
+  rctl run --rm -it web sh
+  rctl run --rm -i -e PGUSER=app db psql < dump.sql
+  rctl run -d --name nightly hello/web ./report && rctl logs -f nightly";
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Forget it once it has ended, also when rctl does not live to see it; else it stays until `rctl rm`
+    #[arg(long)]
+    pub rm: bool,
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Print its name and return; it begins by itself
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    pub detach: bool,
+    /// Set a variable over the service's; without a value rctl's own is passed on. May be given again
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Run it as this user (and group), by name or number, instead of the service's
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Run it in this directory of the container
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Instead of the service's entrypoint and command; words are split as a shell does it, and \"\" is none at all
+    #[arg(long, value_name = "WORDS")]
+    pub entrypoint: Option<String>,
+    /// What to call it, instead of SERVICE-run-XXXXXXXX
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The keys that leave a terminal, with commas: a letter, or ctrl- and a letter or one of @ [ \\ ] ^ _
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = DetachKeys::parse)]
+    pub detach_keys: DetachKeys,
+    /// A service, with its stack where several have it: STACK/SERVICE
+    pub service: String,
+    /// The program and its arguments [default: the service's]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
 pub(super) const ATTACH: &str = "\
 What the program writes from now on; `rctl logs` has what it wrote before. It reads what is typed if its service has \
 `tty` or `stdin_open`. It goes on when rctl goes away: at its terminal by the detach keys (ctrl-p, then ctrl-q), \
@@ -137,7 +195,7 @@ impl Place {
 mod tests {
     use clap::Parser;
 
-    use super::Place;
+    use super::{Place, Run};
     use crate::cli::{Cli, Command};
 
     #[test]
@@ -150,6 +208,26 @@ mod tests {
         }
         assert_eq!(Place::parse("-"), Ok(Place::Stream));
         assert!(Place::parse("web:").is_err() && Place::parse(":/x").is_err() && Place::parse("").is_err());
+    }
+
+    fn run(words: &[&str]) -> Result<Run, clap::Error> {
+        Cli::try_parse_from([&["rctl", "run"], words].concat()).map(|cli| match cli.command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn what_runs_once_may_be_the_services_own_command() {
+        let told = run(&["--rm", "-it", "web", "sh", "-c", "x -- y", "--rm"]).expect("it is right");
+        assert!(told.rm && told.interactive && told.tty && !told.detach);
+        assert_eq!(
+            (told.service.as_str(), told.command),
+            ("web", ["sh", "-c", "x -- y", "--rm"].map(str::to_owned).to_vec())
+        );
+        assert_eq!(run(&["web"]).expect("it is right").command, Vec::<String>::new());
+        assert_eq!(run(&["-e", "A=1", "web", "--", "-odd"]).expect("it is right").command, ["-odd"]);
+        assert!(run(&["-d", "-i", "web"]).is_err() && run(&["-d", "-t", "web"]).is_err() && run(&[]).is_err());
     }
 
     fn exec(words: &[&str]) -> (bool, String, Vec<String>) {

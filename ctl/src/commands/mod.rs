@@ -51,6 +51,7 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Logs(args) => logs::run(args, &mut connect().await?).await,
         Command::Attach(args) => live::attach(args, client::live(&wishes).await?).await,
         Command::Cp(args) => live::copy(args, client::live(&wishes).await?).await,
+        Command::Run(args) => live::run(args, &wishes).await,
         Command::Exec(args) => live::exec(args, client::live(&wishes).await?).await,
         Command::Scale(args) => scale::run(args, &mut connect().await?).await,
         Command::Diff(args) => containers::files::diff(args, &wishes).await,

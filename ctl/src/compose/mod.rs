@@ -95,6 +95,15 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, Problems> {
     Ok(Loaded { stack, warnings })
 }
 
+/// A program and its arguments in one line, by a shell's quoting rules.
+pub(crate) fn command_words(text: &str) -> Result<Vec<String>, String> {
+    match shell_words::split(text) {
+        Ok(words) => Ok(words.words),
+        Err(shell_words::Unfinished::Quote(quote)) => Err(format!("{text:?}: the {quote} is never closed")),
+        Err(shell_words::Unfinished::Escape) => Err(format!("{text:?}: nothing follows the last \\")),
+    }
+}
+
 /// Any YAML as plain data, with what is wrong told as of a spec.
 pub(crate) fn document(name: &str, text: &str) -> Result<serde_json::Value, Problems> {
     let mut diagnostics = Diagnostics::default();

@@ -64,6 +64,7 @@ pub(super) fn read(context: &mut Context<'_>, entry: &Entry) -> Option<Service> 
         init: boolean(context, &fields, "init"),
         tty: boolean(context, &fields, "tty"),
         stdin_open: boolean(context, &fields, "stdin_open"),
+        attended: false,
         stop_signal: fields.get("stop_signal").and_then(|node| words::stop_signal(context, node)),
         stop_grace_period: fields
             .get("stop_grace_period")

@@ -106,6 +106,14 @@ pub fn service_state(view: &ServiceView) -> (String, Style) {
     if view.removing {
         return ("removing".to_owned(), BUSY);
     }
+    if view.one_off.is_some() {
+        return match (view.converged, view.finished > 0) {
+            (true, true) => ("finished".to_owned(), FAINT),
+            (_, true) => ("failed".to_owned(), BAD),
+            (true, _) => ("ok".to_owned(), GOOD),
+            _ => ("not up".to_owned(), BUSY),
+        };
+    }
     match &view.waits {
         Some(waits) => (format!("updating: {waits}"), BUSY),
         None if view.converged && view.finished > 0 && view.up == 0 => ("finished".to_owned(), FAINT),
@@ -138,6 +146,7 @@ pub fn services(services: &[ServiceView], wide: bool, now: Timestamp) -> Table {
     };
     for view in services {
         let mode = match view.spec.mode {
+            _ if view.one_off.is_some() => "once",
             Mode::Replicated { .. } => "replicated",
             Mode::Global => "global",
         };

@@ -114,6 +114,7 @@ fn service() -> ServiceView {
         waits: Some("web.2 is not up yet".into()),
         created: before(100),
         updated_at: before(10),
+        one_off: None,
     }
 }
 

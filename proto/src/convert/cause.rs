@@ -39,6 +39,9 @@ impl From<Cause> for wire::Cause {
             Cause::ShimLost => Kind::ShimLost(w::ShimLost {}),
             Cause::NodeLost { node } => Kind::NodeLost(node.into()),
             Cause::LeaseLost => Kind::LeaseLost(w::LeaseLost {}),
+            Cause::AwaitsAttach { until } => Kind::AwaitsAttach(until.into()),
+            Cause::Unattended => Kind::Unattended(w::Unattended {}),
+            Cause::NotRun { what, reason, code } => Kind::NotRun(w::NotRun { what, reason, code }),
             Cause::Braked { node, since, until } => {
                 Kind::Braked(w::Braked { node: node.into(), since: since.into(), until: until.map(Into::into) })
             }
@@ -94,6 +97,9 @@ fn from_wire(cause: wire::Cause, depth: usize) -> Result<Cause, ConvertError> {
         }
         Kind::WaitsForLease(w) => Cause::WaitsForLease { node: name("node", &w.node)?, since: Timestamp(w.since) },
         Kind::LeaseLost(_) => Cause::LeaseLost,
+        Kind::AwaitsAttach(until) => Cause::AwaitsAttach { until: Timestamp(until) },
+        Kind::Unattended(_) => Cause::Unattended,
+        Kind::NotRun(w) => Cause::NotRun { what: w.what, reason: w.reason, code: w.code },
         Kind::NodeLost(node) => Cause::NodeLost { node: name("node_lost", &node)? },
         Kind::GaveUp(w) => Cause::GaveUp { attempts: w.attempts, last: last(w.last, depth)? },
     })

@@ -36,6 +36,7 @@ impl From<ServiceView> for wire::ServiceView {
             waits: view.waits,
             created: view.created.into(),
             updated_at: view.updated_at.into(),
+            one_off: view.one_off.map(Into::into),
         }
     }
 }
@@ -58,6 +59,7 @@ impl TryFrom<wire::ServiceView> for ServiceView {
             waits: view.waits,
             created: Timestamp(view.created),
             updated_at: Timestamp(view.updated_at),
+            one_off: view.one_off.map(|of| name("one_off", &of)).transpose()?,
         })
     }
 }

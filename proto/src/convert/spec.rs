@@ -109,6 +109,7 @@ impl From<TaskSpec> for wire::TaskSpec {
             rights: Some(spec.rights.into()),
             kernel: Some(spec.kernel.into()),
             runtime: spec.runtime,
+            attended: spec.attended,
         }
     }
 }
@@ -140,6 +141,7 @@ impl TryFrom<wire::TaskSpec> for TaskSpec {
             rights: optional("rights", spec.rights)?.unwrap_or_default(),
             kernel: spec.kernel.unwrap_or_default().into(),
             runtime: spec.runtime,
+            attended: spec.attended,
         })
     }
 }

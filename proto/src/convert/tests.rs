@@ -70,6 +70,7 @@ fn full_spec() -> ServiceSpec {
             init: true,
             tty: true,
             stdin_open: true,
+            attended: true,
             stop_signal: Some("SIGQUIT".into()),
             healthcheck: Some(Healthcheck {
                 test: HealthTest::Shell("true".into()),
@@ -167,6 +168,9 @@ fn causes() -> Vec<Cause> {
         Cause::StartFailed { step: "a".into(), error: "b".into() },
         Cause::ShimLost,
         Cause::LeaseLost,
+        Cause::AwaitsAttach { until: Timestamp(9) },
+        Cause::Unattended,
+        Cause::NotRun { what: "a".into(), reason: "b".into(), code: 127 },
         Cause::Braked { node: node(), since: Timestamp(7), until: Some(Timestamp(8)) },
         Cause::Braked { node: node(), since: Timestamp(7), until: None },
         Cause::WaitsForLease { node: node(), since: Timestamp(7) },

@@ -4,6 +4,7 @@ mod attach;
 mod copy;
 mod exec;
 mod far;
+mod run;
 mod terminal;
 
 use std::{

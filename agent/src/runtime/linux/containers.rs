@@ -66,6 +66,8 @@ const REMOVALS_PER_PRUNE: u64 = 16;
 const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the shim of a container that was killed may take to write its records and go.
 const SHIM_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two looks at a container that waits for somebody to attach.
+const HELD_LOOK: Duration = Duration::from_millis(100);
 
 /// Where an agent's containers live. Agents with different directories and cgroup parents do not meet.
 #[derive(Clone, Debug)]
@@ -286,6 +288,9 @@ impl Containers {
             private_dir(&bundle.rootfs())?;
             files.write(&dir)?;
             fs::write(bundle.config(), serde_json::to_vec(spec)?)?;
+            if assignment.spec.attended {
+                fs::write(bundle.held(), [])?;
+            }
             foreign.map_or(Ok(()), |runtime| bundle.write_foreign(runtime))
         };
         made().map_err(|error| failed("write the bundle".to_owned(), error))?;
@@ -304,7 +309,9 @@ impl Containers {
         };
         let (logs, foreign) = (self.log_dir(task), foreign.is_some());
         let (stdin, host_pid) = (assignment.spec.stdin_open, assignment.spec.rights.host_pid);
-        let call = Call::Run { bundle: bundle.0, logs, cgroup: cgroup.0, address, stdin, host_pid, foreign, lease };
+        let attended = assignment.spec.attended;
+        let (bundle, cgroup) = (bundle.0, cgroup.0);
+        let call = Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease };
         self.shim.run(&call).map(Started::from)
     }
 
@@ -341,6 +348,14 @@ impl Containers {
         Ok(Ended { how: Exit::ShimLost, at: record::now() })
     }
 
+    /// Looked at now and again: hardly any waits for longer than a moment.
+    pub async fn begun(&self, task: &TaskId) {
+        let held = self.bundle(task).held();
+        while held.exists() {
+            tokio::time::sleep(HELD_LOOK).await;
+        }
+    }
+
     pub async fn stop(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {
         let bundle = self.bundle(task);
         let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
@@ -349,7 +364,9 @@ impl Containers {
             _ => unreadable(error),
         })?;
         let spec = serde_json::from_slice(&config).map_err(|error| unreadable(error.into()))?;
-        let (this, task, signal) = (self.clone(), task.clone(), stop_signal(&spec)?);
+        // What has not begun cannot be asked to end.
+        let signal = if bundle.held().exists() { nix::libc::SIGKILL } else { stop_signal(&spec)? };
+        let (this, task) = (self.clone(), task.clone());
         blocking(move || {
             this.signal(&task, signal)?;
             // The signal is what it finds first when it goes on.

@@ -163,6 +163,10 @@ impl Runtime for LinuxRuntime {
         self.containers.start(assignment, image, network).await
     }
 
+    async fn begun(&self, task: &TaskId) {
+        self.containers.begun(task).await;
+    }
+
     async fn ended(&self, task: &TaskId) -> Result<Ended, RuntimeError> {
         self.containers.ended(task).await
     }

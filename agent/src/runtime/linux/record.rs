@@ -55,6 +55,11 @@ impl BundleDir {
         self.0.join(name)
     }
 
+    /// There for as long as the container waits for somebody to attach.
+    pub fn held(&self) -> PathBuf {
+        self.0.join("held")
+    }
+
     /// The container's name: its task's.
     pub fn id(&self) -> &str {
         self.0.file_name().and_then(OsStr::to_str).unwrap_or_default()

@@ -56,8 +56,7 @@ pub(crate) enum LiveReport {
 pub(crate) fn cause(error: StartError) -> Cause {
     match error {
         StartError::Step { step, error } => Cause::StartFailed { step, error },
-        StartError::Impossible { what, reason } | StartError::NotRun { what, reason, .. } => {
-            Cause::Impossible { what, reason }
-        }
+        StartError::Impossible { what, reason } => Cause::Impossible { what, reason },
+        StartError::NotRun { what, reason, code } => Cause::NotRun { what, reason, code },
     }
 }

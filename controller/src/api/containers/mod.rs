@@ -4,6 +4,7 @@ mod files;
 mod kill;
 mod pause;
 mod restart;
+mod run;
 mod stats;
 mod targets;
 mod top;
@@ -16,7 +17,7 @@ use roster_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, Reply, ReplyStream, change};
+use super::{Api, Reply, ReplyStream, change, read};
 use crate::{
     forward::request_id,
     state::{ClusterState, command::Command},
@@ -70,6 +71,15 @@ impl Containers for Api {
     async fn stats(&self, request: Request<wire::StatsRequest>) -> Reply<wire::StatsResponse> {
         let tasks = stats::tasks(&self.cluster.read(), &request.into_inner().targets)?;
         Ok(Response::new(stats::measure(&self.broker, &tasks).await))
+    }
+
+    async fn run(&self, request: Request<wire::RunRequest>) -> Reply<wire::RunResponse> {
+        let id = request_id(&request)?;
+        let state = read(&self.cluster, &request).await?;
+        all_know(&state)?;
+        let (service, command) = run::command(&state, request.into_inner(), id.as_deref())?;
+        let changed = change(&self.cluster, id, command).await?;
+        Ok(Response::new(wire::RunResponse { version: changed.version.0, service: service.into() }))
     }
 
     async fn restart(&self, request: Request<wire::RestartRequest>) -> Reply<wire::RestartResponse> {

@@ -17,7 +17,11 @@ pub(super) fn command(state: &ClusterState, names: &[String]) -> Result<(Command
     let mut tasks: BTreeSet<TaskId> = BTreeSet::new();
     let mut touched: BTreeSet<ServiceId> = BTreeSet::new();
     for selection in targets::selections(state, names)? {
-        let meant: Vec<&ServiceId> = state.services.keys().filter(|id| selection.has_service(id)).collect();
+        let mut meant: Vec<&ServiceId> = state.services.keys().filter(|id| selection.has_service(id)).collect();
+        if meant.len() > 1 {
+            // Of a stack; what runs once in it is not begun anew.
+            meant.retain(|id| state.services.get(*id).is_some_and(|service| service.one_off.is_none()));
+        }
         touched.extend(meant.iter().copied().cloned());
         match (selection.single_task(), selection.narrows_tasks()) {
             (Some(task), _) => _ = tasks.insert(task.clone()),

@@ -9,7 +9,7 @@ use std::{
 use proptest::{collection::vec, prelude::*};
 use roster_proto::{
     cause::Cause,
-    id::{NodeId, Slot, TaskId, Version},
+    id::{NodeId, ServiceId, Slot, TaskId, Version},
     node::{Availability, Capacity, NodeState},
     spec::{Mode, Port, Protocol, RestartCondition, ServiceSpec, UpdateOrder},
     task::{Desired, Health, StopReason, Task, TaskState, TaskStatus},
@@ -28,6 +28,7 @@ use crate::{
 const NODES: [&str; 3] = ["a", "b", "c"];
 /// The first rolls out stop-first, the second start-first, the third is global, the fourth publishes a port, the fifth
 /// is a singleton.
+const ONE_OFFS: [&str; 3] = ["once", "job", "last"];
 const SERVICES: [&str; 5] = ["calm", "eager", "everywhere", "open", "only"];
 
 #[derive(Clone, Debug)]
@@ -50,6 +51,15 @@ enum Act {
     },
     RestartTask {
         task: usize,
+    },
+    /// What runs once, is forgotten at its end or not, and may be there already.
+    Once {
+        name: usize,
+        service: usize,
+        remove_when_ended: bool,
+    },
+    RemoveOnce {
+        name: usize,
     },
     Node {
         node: usize,
@@ -97,6 +107,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..5_usize).prop_map(|service| Act::Remove { service }),
         1 => (0..5_usize).prop_map(|service| Act::Restart { service }),
         1 => (0..20_usize).prop_map(|task| Act::RestartTask { task }),
+        2 => (0..3_usize, 0..5_usize, any::<bool>()).prop_map(|(name, service, remove_when_ended)| {
+            Act::Once { name, service, remove_when_ended }
+        }),
+        1 => (0..3_usize).prop_map(|name| Act::RemoveOnce { name }),
         2 => (0..3_usize, any::<bool>()).prop_map(|(node, up)| Act::Node { node, up }),
         1 => (0..3_usize, 0..3_u8).prop_map(|(node, availability)| Act::Availability { node, availability }),
         1 => (0..3_usize).prop_map(|node| Act::Fence { node }),
@@ -153,6 +167,12 @@ fn perform(world: &mut World, act: &Act) {
                 let tasks = BTreeSet::from([id.clone()]);
                 world.apply(Command::Restart { services: BTreeSet::new(), tasks });
             }
+        }
+        Act::Once { name, service, remove_when_ended } => {
+            world.once(ONE_OFFS[name], SERVICES[service], remove_when_ended);
+        }
+        Act::RemoveOnce { name } => {
+            world.apply(Command::RemoveService { service: service_id(ONE_OFFS[name]) });
         }
         Act::Node { node, up: true } => {
             world.register(NODES[node], Capacity { nano_cpus: 1_000_000_000, memory: 1 << 30 });
@@ -273,6 +293,20 @@ impl Onlooker {
     }
 }
 
+/// What runs once has one task, from its being wanted to its being forgotten.
+#[derive(Debug, Default)]
+struct Runs(BTreeMap<(ServiceId, Version), BTreeSet<TaskId>>);
+
+impl Runs {
+    fn look(&mut self, state: &ClusterState) {
+        for service in ONE_OFFS.iter().filter_map(|name| state.services.get(&service_id(name))) {
+            let runs = self.0.entry((service.id.clone(), service.spec_version)).or_default();
+            runs.extend(state.tasks_of(&service.id).map(|task| task.id.clone()));
+            assert!(runs.len() <= 1, "{} ran twice: {runs:?}", service.id);
+        }
+    }
+}
+
 fn assert_sound(world: &World, last: &Act) {
     assert_eq!(check(&world.state), [], "after {last:?}");
     for service in SERVICES {
@@ -304,6 +338,11 @@ fn assert_converges(world: &mut World) {
     for id in world.state.services.keys() {
         let view = service_view(&world.state, id, world.now).expect("it is listed");
         let tasks: Vec<_> = world.state.tasks_of(id).collect();
+        if let Some(one_off) = &world.state.services[id].one_off {
+            let ended = tasks.iter().all(|task| task.status.state.is_terminal());
+            assert!(!(ended && one_off.remove_when_ended), "{id} is not forgotten: {tasks:#?}");
+            continue;
+        }
         assert!(view.converged, "{id} does not converge: {view:#?}\n{tasks:#?}");
     }
 }
@@ -342,16 +381,18 @@ proptest! {
     fn holds_whatever_happens(acts in vec(act(), 1..60), snapshot_at in 0..60_usize) {
         let mut world = World::default();
         let mut snapshot = (0, ClusterState::default().encode());
-        let mut onlooker = Onlooker::default();
+        let (mut onlooker, mut runs) = (Onlooker::default(), Runs::default());
         for (i, act) in acts.iter().enumerate() {
             perform(&mut world, act);
             assert_sound(&world, act);
             onlooker.look(&world.state);
+            runs.look(&world.state);
             if i == snapshot_at {
                 snapshot = (world.log.len(), world.state.encode());
             }
         }
         assert_converges(&mut world);
+        runs.look(&world.state);
 
         let (position, bytes) = snapshot;
         let restored = ClusterState::decode(&bytes).expect("a good snapshot");

@@ -7,6 +7,7 @@
 //! apply SERVICE [KEY=VALUE]...          puts the stack with this service changed (see `spec_of`)
 //! prune SERVICE...                      puts the stack with only these services, and --prune
 //! remove SERVICE | scale SERVICE=N | restart SERVICE-or-SLOT...    (a slot: its newest task)
+//! once NAME SERVICE [rm]                 one task of the service's spec, forgotten at its end or not
 //! plan                                  plans once and applies the plan
 //! run                                   plans and lets the agents obey until nothing moves
 //! obey                                  lets the agents obey, without a plan
@@ -79,6 +80,10 @@ impl Stage {
             ("release-brake", []) => self.command(Command::ReleaseBrake),
             ("apply", [name, options @ ..]) => self.put(name, options),
             ("prune", names) => self.prune(names),
+            ("once", [name, of, rm @ ..]) => {
+                let outcome = self.world.once(name, of, rm == ["rm"]);
+                self.tell(outcome);
+            }
             ("remove", [name]) => {
                 self.command(Command::RemoveService { service: service_id(name) });
             }
@@ -207,6 +212,7 @@ impl Stage {
             Change::RemoveTask { task } => format!("forget {}", name(task)),
             Change::ForgetService { service } => format!("forget service {service}"),
             Change::EndBrake => "end the brake".to_owned(),
+            Change::Retire { service } => format!("retire {service}"),
         }
     }
 

@@ -38,6 +38,9 @@ scenarios! {
     node_down_while_stopping
     old_reports
     once_fails_for_good
+    one_off
+    one_off_loses_its_node
+    one_off_is_removed
     only_what_changed
     ports_in_host_network
     preview

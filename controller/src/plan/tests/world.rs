@@ -6,7 +6,7 @@ use roster_proto::{
     cause::Cause,
     id::{NodeId, ServiceId, Version},
     node::{Availability, Capacity, NodeDescription, NodeState},
-    spec::{ServiceSpec, StackSpec},
+    spec::{RestartCondition, ServiceSpec, StackSpec},
     task::{Desired, Task, TaskReport, TaskState, TaskStatus},
     time::Timestamp,
 };
@@ -14,7 +14,7 @@ use roster_proto::{
 use crate::{
     plan::{self, Plan},
     state::{
-        ClusterState,
+        ClusterState, OneOff,
         command::{Change, Command, Entry, Outcome},
     },
 };
@@ -73,6 +73,16 @@ impl World {
     pub(crate) fn put(&mut self, services: &[(&str, ServiceSpec)], prune: bool) -> Outcome {
         let stack = stack_of(services);
         self.apply(Command::PutStack { stack, prune, base: None })
+    }
+
+    /// One task of a service's spec, as `rctl run` makes it.
+    pub(crate) fn once(&mut self, name: &str, of: &str, remove_when_ended: bool) -> Outcome {
+        let Some(service) = self.state.services.get(&service_id(of)) else { return Outcome::Unchanged };
+        let mut spec = ServiceSpec::of_image(service.spec.task.image.clone(), 1);
+        spec.task.resources = service.spec.task.resources.clone();
+        spec.restart.condition = RestartCondition::Never;
+        let one_off = OneOff { of: service_id(of).name, remove_when_ended };
+        self.apply(Command::RunOnce { service: service_id(name), one_off, spec })
     }
 
     /// One plan, without applying it.

@@ -48,6 +48,7 @@ impl Edit<'_> {
             }
             Change::ForgetService { service } => self.forget_service(service),
             Change::EndBrake => self.end_brake(),
+            Change::Retire { service } => self.retire(service),
         }
     }
 

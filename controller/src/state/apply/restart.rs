@@ -50,6 +50,7 @@ impl Edit<'_> {
 
     fn service_to_restart(&self, id: &ServiceId) -> Result<Arc<Service>, Refusal> {
         let service = self.state.services.get(id).cloned().ok_or_else(|| Refusal::NoSuchService(id.clone()))?;
+        self.refuse_one_off(id)?;
         if service.removing { Err(Refusal::BeingRemoved(id.clone())) } else { Ok(service) }
     }
 }

@@ -23,13 +23,17 @@ impl Edit<'_> {
         if prune {
             let named = |id: &ServiceId| stack.services.contains_key(&id.name);
             for id in self.services_of(&stack.name).into_iter().filter(|id| !named(id)) {
-                self.begin_removal(&id);
+                // What runs once is in no file.
+                if self.refuse_one_off(&id).is_ok() {
+                    self.begin_removal(&id);
+                }
             }
         }
         let mut reported = Vec::new();
         let mut touched = BTreeSet::new();
         for (name, spec) in &stack.services {
             let id = ServiceId::new(stack.name.clone(), name.clone());
+            self.refuse_one_off(&id)?;
             refuse_too_many(&id, &spec.mode, spec.task.singleton)?;
             if let Some((service, message)) = self.next_service(&id, spec) {
                 touched.insert(id.clone());
@@ -72,6 +76,7 @@ impl Edit<'_> {
             if service.removing {
                 return Err(Refusal::BeingRemoved(id.clone()));
             }
+            self.refuse_one_off(id)?;
             let Mode::Replicated { replicas: before } = service.spec.mode else {
                 return Err(Refusal::GlobalService(id.clone()));
             };
@@ -93,7 +98,7 @@ impl Edit<'_> {
         self.state.services.keys().filter(|id| id.stack == *stack).cloned().collect()
     }
 
-    fn begin_removal(&mut self, id: &ServiceId) {
+    pub(super) fn begin_removal(&mut self, id: &ServiceId) {
         let Some(service) = self.state.services.get(id).filter(|service| !service.removing) else { return };
         let mut next = Service::clone(service);
         next.removing = true;
@@ -118,6 +123,7 @@ impl Edit<'_> {
                 removing: false,
                 created: self.at,
                 updated_at: self.at,
+                one_off: None,
             };
             return Some((service, format!("{id} is created")));
         };
@@ -165,7 +171,7 @@ impl Edit<'_> {
         Ok(())
     }
 
-    fn refuse_beyond_limits(&self) -> Result<(), Refusal> {
+    pub(super) fn refuse_beyond_limits(&self) -> Result<(), Refusal> {
         let count = self.state.services.len();
         if count > MAX_SERVICES {
             let text =

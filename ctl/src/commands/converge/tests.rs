@@ -25,6 +25,7 @@ fn view(name: &str, up: u32, finished: u32) -> ServiceView {
         ports: Vec::new(),
         created: NOW,
         updated_at: NOW,
+        one_off: None,
     }
 }
 

@@ -9,7 +9,7 @@ use roster_proto::wire::{self, live_client::LiveClient, live_work::Work};
 
 use super::session::Session;
 use crate::{
-    cli::{Exec, Inside},
+    cli::Exec,
     client::Transport,
     error::{Ending, Error},
     terminal,
@@ -18,7 +18,7 @@ use crate::{
 pub(in crate::commands) async fn run(args: Exec, client: LiveClient<Transport>) -> Result<Ending, Error> {
     let Exec { inside, target, command } = args;
     let (input, terminal) = (inside.interactive, inside.tty);
-    must_be_at_terminal(&inside)?;
+    must_be_at_terminal(terminal, input)?;
     let program = wire::Program {
         args: command,
         env: environment(&inside.env)?,
@@ -33,8 +33,8 @@ pub(in crate::commands) async fn run(args: Exec, client: LiveClient<Transport>) 
 }
 
 /// A person who wants a terminal there must have one here.
-fn must_be_at_terminal(inside: &Inside) -> Result<(), Error> {
-    if inside.tty && inside.interactive && !io::stdin().is_terminal() {
+pub(super) fn must_be_at_terminal(tty: bool, interactive: bool) -> Result<(), Error> {
+    if tty && interactive && !io::stdin().is_terminal() {
         return Err(Error::Usage(
             "-t with -i: standard input is no terminal; leave out -t to pass data on as it is".to_owned(),
         ));
@@ -43,7 +43,7 @@ fn must_be_at_terminal(inside: &Inside) -> Result<(), Error> {
 }
 
 /// A name without a value is taken from rctl's environment, if it is there.
-fn environment(wanted: &[String]) -> Result<Vec<String>, Error> {
+pub(super) fn environment(wanted: &[String]) -> Result<Vec<String>, Error> {
     let mut found = Vec::with_capacity(wanted.len());
     for variable in wanted {
         if variable.split('=').next().is_none_or(str::is_empty) {

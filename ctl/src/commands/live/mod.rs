@@ -4,8 +4,9 @@ mod attach;
 mod copy;
 mod detach;
 mod exec;
+mod run;
 mod session;
 
-pub(super) use self::{attach::run as attach, copy::run as copy, exec::run as exec};
+pub(super) use self::{attach::run as attach, copy::run as copy, exec::run as exec, run::run};
 
 pub use self::detach::DetachKeys;

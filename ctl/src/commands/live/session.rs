@@ -47,8 +47,28 @@ pub(super) struct Session {
     pub(super) detach: Option<DetachKeys>,
 }
 
+/// How a call ended that did not fail.
+pub(super) enum Left {
+    /// With the program.
+    Ended(Ending),
+    /// By the keys; the name of what goes on.
+    Detached(String),
+    /// By a user who would not wait for the program any longer.
+    Insisted(Ending),
+}
+
 impl Session {
-    pub(super) async fn run(self, mut client: LiveClient<Transport>) -> Result<Ending, Error> {
+    pub(super) async fn run(self, client: LiveClient<Transport>) -> Result<Ending, Error> {
+        match self.watch(client).await? {
+            Left::Ended(ending) | Left::Insisted(ending) => Ok(ending),
+            Left::Detached(name) => {
+                anstream::eprintln!("detached from {name}");
+                Ok(Ending::Done)
+            }
+        }
+    }
+
+    pub(super) async fn watch(self, mut client: LiveClient<Transport>) -> Result<Left, Error> {
         // Before anything begins: no signal is missed.
         let signals = Signals::listen().map_err(|error| Error::io("cannot listen for signals", error))?;
         let goes_on = self.detach.is_some();
@@ -62,15 +82,15 @@ impl Session {
         let credit = Semaphore::new(INPUT_WINDOW as usize);
         let feeding = Feeding { requests, signals, input: self.input, terminal, proxy: self.signals, detach };
         let ended = tokio::select! {
-            ended = show(replies, &credit) => ended.map(Some),
-            ended = feeding.feed(&credit) => ended,
+            exit = show(replies, &credit) => exit.map(Over::Exit),
+            left = feeding.feed(&credit) => left.map(|signal| signal.map_or(Over::Detached, Over::Signal)),
         };
         drop(raw);
         let exit = match ended {
-            Ok(Some(exit)) => exit,
-            Ok(None) => {
-                anstream::eprintln!("detached from {}", target.name);
-                return Ok(Ending::Done);
+            Ok(Over::Exit(exit)) => exit,
+            Ok(Over::Detached) => return Ok(Left::Detached(target.name)),
+            Ok(Over::Signal(number)) => {
+                return Ok(Left::Insisted(Ending::Program(u8::try_from(128 + number).unwrap_or(u8::MAX))));
             }
             // What goes on without its watcher has ended for nobody.
             Err(Error::BrokenOff(words)) if goes_on => return Err(Error::Refused(format!("it broke off: {words}"))),
@@ -79,8 +99,14 @@ impl Session {
         if !exit.message.is_empty() {
             anstream::eprintln!("error: {}", exit.message);
         }
-        Ok(Ending::Program(u8::try_from(exit.code).unwrap_or(u8::MAX)))
+        Ok(Left::Ended(Ending::Program(u8::try_from(exit.code).unwrap_or(u8::MAX))))
     }
+}
+
+enum Over {
+    Exit(wire::LiveExit),
+    Detached,
+    Signal(i32),
 }
 
 /// A call whose container has been found.
@@ -174,8 +200,8 @@ struct Feeding {
 }
 
 impl Feeding {
-    /// Ends only when the user insists, or, with `None`, detaches.
-    async fn feed(mut self, credit: &Semaphore) -> Result<Option<wire::LiveExit>, Error> {
+    /// Ends only when the user insists, by a signal, or, with `None`, detaches.
+    async fn feed(mut self, credit: &Semaphore) -> Result<Option<i32>, Error> {
         let mut stdin = tokio::io::stdin();
         let mut buffer = vec![0; PIECE as usize];
         let mut impatience = 0;
@@ -189,15 +215,15 @@ impl Feeding {
                         }
                         Received::Resized => continue,
                         // Nobody is left to see it, or to say when it should end.
-                        Received::Signal(number @ nix::libc::SIGHUP) => return Ok(Some(ended_by(number))),
-                        Received::Signal(number) if !self.proxy => return Ok(Some(ended_by(number))),
+                        Received::Signal(number @ nix::libc::SIGHUP) => return Ok(Some(number)),
+                        Received::Signal(number) if !self.proxy => return Ok(Some(number)),
                         Received::Signal(number) => number,
                     };
                     if matches!(number, nix::libc::SIGINT | nix::libc::SIGTERM | nix::libc::SIGQUIT) {
                         impatience += 1;
                     }
                     if impatience >= PATIENCE {
-                        return Ok(Some(ended_by(number)));
+                        return Ok(Some(number));
                     }
                     self.say(Input::Signal(number.unsigned_abs())).await;
                 }
@@ -229,10 +255,6 @@ impl Feeding {
     async fn say(&self, input: Input) {
         say(&self.requests, input).await;
     }
-}
-
-fn ended_by(signal: i32) -> wire::LiveExit {
-    wire::LiveExit { code: 128 + signal.unsigned_abs(), message: String::new() }
 }
 
 /// `None`: nobody reads at the other end any more. Safe to cancel: what was read stays with `stdin`.

@@ -25,7 +25,7 @@ use crate::runtime::{
     Ended, Exit, Phase,
     linux::{
         containers::Containers,
-        shim::attach::{STDERR, STDOUT, TERMINAL, address_in},
+        shim::attach::{END, Last, STDERR, STDOUT, TERMINAL, address_in},
     },
 };
 
@@ -67,11 +67,12 @@ pub(in crate::runtime::linux) async fn attach(
             let length = shim.read(&mut packet).await.map_err(cannot("hear from the shim"))?;
             let (tag, bytes) = match packet[..length].split_first() {
                 Some((tag, bytes)) => (*tag, Bytes::copy_from_slice(bytes)),
-                None => return Ok::<_, LiveError>(()),
+                None => return Ok::<_, LiveError>(None),
             };
             let said = match tag {
                 STDOUT => said(Output::Stdout(bytes)),
                 STDERR => said(Output::Stderr(bytes)),
+                END => return Ok(Some(serde_json::from_slice::<Last>(&bytes).map_err(|_| LiveError::ShimDied)?)),
                 _ => return Err(LiveError::ShimDied),
             };
             if output.send(said).await.is_err() {
@@ -80,19 +81,23 @@ pub(in crate::runtime::linux) async fn attach(
             }
         }
     };
-    tokio::select! {
+    let last = tokio::select! {
         shown = shown => shown?,
         broken = feeding.feed(input, &output) => match broken? {},
+    };
+    // The shim ends the conversation when the end is on record; what is on record may be gone by now.
+    let last = match (last, containers.phase(task)) {
+        (Some(last), _) => last,
+        (None, Ok(Phase::Ended(ended))) => Last { ended, words: String::new() },
+        (None, _) => return Err(LiveError::TooSlow),
+    };
+    let mut exit = exit(&last.ended);
+    if !last.words.is_empty() {
+        exit.message = last.words;
     }
-    // The shim ends the conversation when the end is on record.
-    match containers.phase(task) {
-        Ok(Phase::Ended(ended)) => {
-            // Nobody is left to tell when this fails.
-            let _ = output.send(said(Output::Exit(exit(&ended)))).await;
-            Ok(())
-        }
-        _ => Err(LiveError::TooSlow),
-    }
+    // Nobody is left to tell when this fails.
+    let _ = output.send(said(Output::Exit(exit))).await;
+    Ok(())
 }
 
 fn exit(ended: &Ended) -> wire::LiveExit {
@@ -101,6 +106,7 @@ fn exit(ended: &Ended) -> wire::LiveExit {
         Exit::Signal(signal) => (128 + signal, String::new()),
         Exit::OutOfMemory { .. } => (137, "it was killed: out of memory".to_owned()),
         Exit::ShimLost => (137, "it was killed: its shim died".to_owned()),
+        Exit::Unattended => (137, "nobody had attached to it in time".to_owned()),
         Exit::LeaseLost => (137, "it was ended: its node lost touch with the cluster".to_owned()),
     };
     wire::LiveExit { code: code.unsigned_abs(), message }

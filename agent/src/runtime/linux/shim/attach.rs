@@ -1,8 +1,8 @@
 //! Those who watch a container: what it writes goes to them as it goes to the log.
 //!
 //! Each has a connection to a socket in the bundle. The first packet says what the container reads from, and brings the
-//! descriptor; every later one is a piece of what it writes, behind a byte that says which output. The connection ends
-//! when the container's end is on record.
+//! descriptor; every later one is a piece of what it writes, behind a byte that says which output. The last says how it
+//! ended. The connection ends when that is on record.
 //!
 //! Guarantees: no more than [`MOST`] watch; one who does not read holds the container up for [`PATIENCE`] at most and is
 //! sent away then. Absent: what was written before; the log has it.
@@ -23,9 +23,10 @@ use nix::{
     },
 };
 use roster_proto::report::LogStream;
+use serde::{Deserialize, Serialize};
 
 use super::run::Streams;
-use crate::runtime::linux::record::BundleDir;
+use crate::runtime::{Ended, linux::record::BundleDir};
 
 /// In the bundle.
 pub(crate) const SOCKET: &str = "attach.sock";
@@ -36,6 +37,15 @@ pub(crate) const NOTHING: u8 = b'n';
 /// What every other one begins with.
 pub(crate) const STDOUT: u8 = b'o';
 pub(crate) const STDERR: u8 = b'e';
+pub(crate) const END: u8 = b'x';
+
+/// What comes behind [`END`], as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Last {
+    pub(crate) ended: Ended,
+    /// Why its program never ran, if it did not.
+    pub(crate) words: String,
+}
 
 const MOST: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -118,6 +128,20 @@ impl Watchers {
             watcher.waiting = Some((packet.clone(), now));
         }
         self.go_on();
+    }
+
+    pub(super) fn has_any(&self) -> bool {
+        !self.all.is_empty()
+    }
+
+    /// For those who have everything else; who has no room for it learns of it in another way.
+    pub(super) fn tell_end(&mut self, last: &Last) {
+        let Ok(text) = serde_json::to_vec(last) else { return };
+        let packet = [&[END], &text[..]].concat();
+        for watcher in &mut self.all {
+            watcher.waiting = Some((packet.clone(), Instant::now()));
+            watcher.go_on(Duration::ZERO);
+        }
     }
 
     /// From now on the container's end waits.

@@ -54,7 +54,7 @@ fn runtime_of(bundle: &BundleDir) -> Result<ForeignRuntime, StartError> {
     found.ok_or_else(|| StartError::impossible("making the container by another runtime", "none is named"))
 }
 
-/// Returns once the program's `start` has.
+/// Returns once the program's `start` has, or, where that is for later, its `create`.
 pub(super) fn start(making: &Making<'_>) -> Result<Begun, StartError> {
     let runtime = runtime_of(making.bundle)?;
     let places = Places::of(making.bundle);
@@ -85,7 +85,9 @@ fn begin(making: &Making<'_>, runtime: &ForeignRuntime, places: &Places) -> Resu
     let pidfd = sys::pidfd_open(pid).step(|| "open the container's first process".to_owned())?;
     // Nobody tells by it: there is no init of Roster's.
     let (ended, _) = super::pipe().step(|| "make a pipe".to_owned())?;
-    runtime.call(places, "start", &[], &[])?;
+    if !making.attended {
+        runtime.call(places, "start", &[], &[])?;
+    }
     Ok((pid, pidfd, Streams { outputs, input, ended }, log))
 }
 
@@ -188,6 +190,11 @@ fn terminal(listener: &UnixListener) -> Result<OwnedFd, StartError> {
     let descriptor = descriptor.ok_or_else(|| io::Error::other("the message has none")).step(step)?;
     // SAFETY: the kernel just made it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Of a container that was only created.
+pub(super) fn begin_program(bundle: &BundleDir) -> Result<(), StartError> {
+    runtime_of(bundle)?.call(&Places::of(bundle), "start", &[], &[])
 }
 
 /// After the container's end.

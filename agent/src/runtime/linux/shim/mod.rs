@@ -19,6 +19,7 @@
 pub(crate) mod attach;
 mod exec;
 mod foreign;
+mod hold;
 pub(crate) mod lease;
 mod live;
 mod log_file;
@@ -55,6 +56,8 @@ pub(crate) enum Call {
         host_pid: bool,
         /// Another runtime makes it, which the bundle names.
         foreign: bool,
+        /// Its program begins when somebody attaches.
+        attended: bool,
         /// Of a singleton.
         lease: Option<lease::Terms>,
     },
@@ -77,7 +80,7 @@ impl Call {
         let mut args: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
         match self {
-            Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, lease } => {
+            Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease } => {
                 option("run", bundle.into());
                 option("--logs", logs.into());
                 cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
@@ -90,6 +93,9 @@ impl Call {
                 }
                 if *foreign {
                     option("--runtime", "other".into());
+                }
+                if *attended {
+                    option("--begin", "attended".into());
                 }
                 if let Some(lease::Terms { file, signal, grace }) = lease {
                     option("--lease", file.0.clone().into());
@@ -119,7 +125,7 @@ impl Call {
         let bundle = PathBuf::from(args.next()?);
         let (mut logs, mut address, mut timeout, mut cgroup) = (None, None, None, Vec::new());
         let (mut lease, mut signal, mut grace, mut group) = (None, None, None, None);
-        let (mut stdin, mut host_pid, mut foreign) = (false, false, false);
+        let (mut stdin, mut host_pid, mut foreign, mut attended) = (false, false, false, false);
         while let Some(option) = args.next() {
             if option == "--" {
                 break;
@@ -132,6 +138,7 @@ impl Call {
                 "--group" => group = Some(value.into_string().ok()?),
                 "--stdin" => stdin = value == "open",
                 "--runtime" => foreign = value == "other",
+                "--begin" => attended = value == "attended",
                 "--pid" => host_pid = value == "host",
                 "--timeout-ms" => timeout = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
                 "--lease" => lease = Some(LeaseFile(value.into())),
@@ -146,7 +153,8 @@ impl Call {
                     Some(file) => Some(lease::Terms { file, signal: signal?, grace: grace? }),
                     None => None,
                 };
-                Some(Call::Run { bundle, logs: logs?, cgroup, address, stdin, host_pid, foreign, lease })
+                let logs = logs?;
+                Some(Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease })
             }
             "live" => Some(Call::Live { bundle, cgroup, group: group? }),
             "exec" => Some(Call::Exec { bundle, cgroup, timeout: timeout?, command: args.collect() }),
@@ -162,9 +170,10 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match call {
-        Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, lease } => {
+        Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease } => {
             let (bundle, cgroup) = (BundleDir(bundle), CgroupDirs(cgroup));
-            let making = run::Making { bundle: &bundle, logs: &logs, cgroup: &cgroup, stdin, host_pid, foreign };
+            let (bundle, logs, cgroup) = (&bundle, &*logs, &cgroup);
+            let making = run::Making { bundle, logs, cgroup, stdin, host_pid, foreign, attended };
             run::run(&making, address, lease).inspect_err(|error| {
                 report(&StartReport::Failed(error.clone()));
             })
@@ -208,6 +217,7 @@ mod tests {
                 stdin: lease.is_some(),
                 host_pid: lease.is_some(),
                 foreign: lease.is_some(),
+                attended: lease.is_none(),
                 lease,
             };
             assert_eq!(Call::parse(run.to_args()), Some(run));

@@ -23,8 +23,8 @@ use roster_runtime::{
 };
 
 use super::{
-    attach::Watchers,
-    foreign,
+    attach::{Last, Watchers},
+    foreign, hold,
     lease::{Guard, Terms},
     log_file::LogFile,
     report,
@@ -64,6 +64,7 @@ pub(super) struct Making<'a> {
     pub(super) stdin: bool,
     pub(super) host_pid: bool,
     pub(super) foreign: bool,
+    pub(super) attended: bool,
 }
 
 pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<Terms>) -> Result<(), StartError> {
@@ -79,8 +80,9 @@ pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<
         _ => {}
     }
     let mut guard = lease.map(Guard::begin).transpose()?;
-    let watchers = Watchers::listen(bundle).step(|| "listen for those who attach".to_owned())?;
-    let (child, pidfd, streams, log) = if making.foreign { foreign::start(making)? } else { fork_container(making)? };
+    let mut watchers = Watchers::listen(bundle).step(|| "listen for those who attach".to_owned())?;
+    let (child, pidfd, mut streams, mut log) =
+        if making.foreign { foreign::start(making)? } else { fork_container(making)? };
     let init = Identity::of(child).step(|| "look at the container's first process".to_owned())?;
     let shim = Identity::of(std::process::id()).step(|| "look at the shim's own process".to_owned())?;
     let running = Running { shim, init, address, at: record::now() };
@@ -89,22 +91,31 @@ pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<
     close_report().step(|| "open /dev/null".to_owned())?;
 
     // From here on nobody listens; what fails ends the shim and with it the container, which the agent then calls lost.
+    let unbegun = match making.attended {
+        true => hold::until_watched(making, &pidfd, &mut streams, &mut watchers, &mut log)?,
+        false => None,
+    };
     let begun = (log, watchers);
     let status = supervise(begun, &pidfd, &streams, making, guard.as_mut());
-    let (status, _watchers) = status.step(|| "watch the container".to_owned())?;
+    let (status, mut watchers) = status.step(|| "watch the container".to_owned())?;
     let told = read_to_end(streams.ended).step(|| "read how the program ended".to_owned())?;
-    let how = match guard {
-        Some(guard) if guard.is_lost() => Exit::LeaseLost,
+    let (unbegun, words) = unbegun.unzip();
+    let how = match (guard, unbegun) {
+        (_, Some(how)) => how,
+        (Some(guard), _) if guard.is_lost() => Exit::LeaseLost,
         _ => verdict(sys::WaitStatus::from_bytes(&told).unwrap_or(status), cgroup),
     };
     if making.foreign {
         foreign::delete(bundle)?;
     }
     // The agent waits for this process to end, so nothing comes after it: the cgroup is the agent's to remove.
-    bundle.write_ended(&Ended { how, at: record::now() }).step(|| "record that the container ended".to_owned())
+    let last = Last { ended: Ended { how, at: record::now() }, words: words.unwrap_or_default() };
+    bundle.write_ended(&last.ended).step(|| "record that the container ended".to_owned())?;
+    watchers.tell_end(&last);
+    Ok(())
 }
 
-/// Returns once the image's program is executing.
+/// Returns once the image's program is executing, or waits to.
 fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
     let Making { bundle, logs, cgroup, .. } = *making;
     let pipe = || super::pipe().step(|| "make a pipe".to_owned());
@@ -116,6 +127,10 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
         false => (sys::open_null().step(|| "open /dev/null".to_owned())?.into(), None),
     };
     let (channel, process) = Channel::pair().step(|| "make a pair of sockets".to_owned())?;
+    let start = match making.attended {
+        true => Some(hold::door(bundle).step(|| "let the container wait".to_owned())?),
+        false => None,
+    };
     let door = cgroup.door().step(|| "open the container's cgroup".to_owned())?;
     let namespaces = if making.host_pid { 0 } else { nix::libc::CLONE_NEWPID };
     // SAFETY: the shim never starts a thread.
@@ -131,7 +146,7 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
                 stdio: Stdio::Given { input, out: out_write, err: err_write },
                 channel: process,
                 dies_with_maker: true,
-                start: None,
+                start,
                 ended: Some(ended_write),
                 preserved: 0,
                 no_pivot: false,
@@ -140,7 +155,7 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
             container::become_container(birth, || bundle.spec())
         }
         sys::Forked::Parent { child, pidfd } => {
-            drop((out_write, err_write, ended_write, process, input, door));
+            drop((out_write, err_write, ended_write, process, input, door, start));
             // Beside the child's work. When it fails this process ends, and the child with it.
             let log = LogFile::open(logs).step(|| format!("open the log in {}", logs.display()))?;
             match converse(&channel) {
@@ -160,7 +175,8 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
     }
 }
 
-/// The maker's side of the conversation, up to the program's execution: returns the terminal, where there is one.
+/// The maker's side of the conversation, up to the program's execution or its waiting for that: returns the terminal,
+/// where there is one.
 fn converse(channel: &Channel) -> Result<Option<OwnedFd>, StartError> {
     let step = || "hear from the container's process".to_owned();
     let (mut terminal, mut executing) = (None, false);
@@ -168,6 +184,7 @@ fn converse(channel: &Channel) -> Result<Option<OwnedFd>, StartError> {
         match channel.hear().step(step)? {
             Some(Word::Terminal(master)) => terminal = Some(master),
             Some(Word::Executing) => executing = true,
+            Some(Word::Waiting) => return Ok(terminal),
             // There is nobody to tell of what this host cannot give; the container goes on without it, as with Docker.
             Some(Word::Warning(_)) => {}
             Some(Word::Failed(error)) => return Err(error),
