@@ -101,6 +101,7 @@ impl Bench {
             node: NodeId::new("bench")?,
             shim,
             runtimes: Default::default(),
+            disk: None,
         })?);
         let image = ImageConfigurationBuilder::default()
             .architecture("amd64")

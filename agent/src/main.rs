@@ -130,6 +130,7 @@ impl Host {
             node: flags.config()?.node,
             shim: flags.shim.clone().map_or_else(shim_beside, Ok).map_err(StartError::NoShim)?,
             runtimes: flags.runtimes.iter().cloned().collect(),
+            disk: flags.container_disk,
         };
         let runtime = Arc::new(LinuxRuntime::open(config, images.clone(), network.clone())?);
         Ok(Self { runtime, images, network })

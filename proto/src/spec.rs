@@ -204,6 +204,9 @@ pub struct Limits {
     /// Bytes.
     pub memory: Option<u64>,
     pub pids: Option<u64>,
+    /// Bytes on the node's disk of all that the container writes to its own files. `None`: the node's default.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub disk: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

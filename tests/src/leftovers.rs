@@ -22,8 +22,9 @@ pub fn of_containers(name: &str, agent_data: &Path, agent_run: &Path, netns: &Ne
         processes(name, agent_run).into_iter().filter(|process| !process.contains("roster-agent ")).collect();
     found.extend(mounts(agent_run));
     found.extend(links(netns).into_iter().filter(|link| link.contains("veth")));
-    let folders = [agent_data.join("containers"), agent_data.join("trash"), agent_run.join("tasks")];
-    let folders = folders.into_iter().chain([agent_run.join("netns"), agent_run.join("trash")]);
+    found.extend(mounts(&agent_data.join("containers")));
+    let folders = ["containers", "disks", "trash"].map(|name| agent_data.join(name));
+    let folders = folders.into_iter().chain(["tasks", "netns", "trash"].map(|name| agent_run.join(name)));
     for folder in folders.chain(hierarchies().map(|hierarchy| hierarchy.join(name))) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();

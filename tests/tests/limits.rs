@@ -1,6 +1,6 @@
 //! Limits bite, and what they did is told.
 
-use std::time::Instant;
+use std::{os::unix::fs::MetadataExt, time::Instant};
 
 use roster_tests::{
     cluster::Cluster,
@@ -169,4 +169,36 @@ fn tidy(table: &str) -> String {
         out += &format!("{} {}: {reason}\n", words[1], words[4]);
     }
     out
+}
+
+#[test]
+fn a_container_that_fills_its_disk_is_alone_with_that() {
+    let cluster = Cluster::start();
+    cluster.apply(
+        "name: limits\nservices:\n  \
+           greedy: {image: roster-hello, network_mode: none, stop_grace_period: 1s, storage_opt: {size: 32M}, \
+             command: ['sh', '-c', 'dd if=/dev/zero of=/big bs=1M count=100 2>&1; echo ended with $$?; exec sleep 1000']}\n  \
+           other: {image: roster-hello, network_mode: none, init: true, command: [sleep, '1000']}\n",
+    );
+    let said = wait::until("the disk to be full", || {
+        let said = cluster.ok(&["logs", "greedy"]);
+        if said.contains("ended with") { Ok(said) } else { Err(said) }
+    });
+    assert!(said.contains("No space left on device") && said.contains("ended with 1"), "{said}");
+    let stats = cluster.json(&["stats", "--no-stream", "-o", "json"]);
+    let of = |name: &str| stats.iter().find(|one| one["name"] == name).expect("listed");
+    let (used, limit) = (of("greedy.1")["files_size"].as_u64(), of("greedy.1")["files_limit"].as_u64());
+    assert!(limit.is_some_and(|limit| limit <= 32 << 20 && limit > 28 << 20), "{stats:#?}");
+    assert!(used > limit.map(|limit| limit / 10 * 9), "{stats:#?}");
+    assert!(of("other.1")["files_limit"].is_null(), "{stats:#?}");
+    // The host's disk has lost no more, whatever the files say of themselves.
+    let files = std::fs::read_dir(cluster.path("agent/disks")).expect("a folder").flatten();
+    let taken: u64 = files.map(|file| file.metadata().expect("a file").blocks() * 512).sum();
+    assert!(taken <= 33 << 20, "{taken} bytes are taken of the host's disk");
+    cluster.ok(&["exec", "other", "--", "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=40"]);
+    assert!(cluster.ok(&["diff", "greedy"]).contains("/big"));
+    assert!(cluster.ok(&["inspect", "greedy"]).contains("32 MiB disk"));
+    cluster.ok(&["rm", "limits"]);
+    cluster.until_no_traces();
+    cluster.down();
 }

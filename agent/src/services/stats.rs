@@ -3,7 +3,7 @@
 //! On v1 a container has no groups for processor time and disks where nothing limits them (see
 //! [`roster_runtime::cgroup`]): then its processes are counted one by one, each with its children that have ended.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use roster_proto::wire::{self, container_answer::Answer, usage};
 use roster_runtime::cgroup::Stats;
@@ -27,7 +27,7 @@ pub(super) async fn measure(
     tasks: Vec<String>,
     answers: mpsc::Sender<wire::ContainerAnswer>,
 ) -> Result<(), Failure> {
-    of_each(runtime, tasks, answers, |seen| look(seen).map(Answer::Usage)).await
+    of_each(runtime, tasks, answers, |seen| look(seen).map(|usage| Answer::Usage(usage.into()))).await
 }
 
 fn look(seen: &Seen) -> io::Result<wire::Usage> {
@@ -50,6 +50,7 @@ fn look(seen: &Seen) -> io::Result<wire::Usage> {
         cpu_pressure: pressure(&stats.cpu.psi),
         memory_pressure: pressure(&stats.memory.psi),
         io_pressure: pressure(&stats.blkio.psi),
+        files: seen.disk.as_deref().and_then(space),
         at: u64::try_from(BootTime::now().0.as_micros()).unwrap_or(u64::MAX),
     })
 }
@@ -67,6 +68,14 @@ fn blocks(stats: &Stats) -> Option<usage::Traffic> {
     let sum =
         |op: &str| entries.iter().filter(|entry| entry.op.eq_ignore_ascii_case(op)).map(|entry| entry.value).sum();
     Some(usage::Traffic { r#in: sum("read"), out: sum("write") })
+}
+
+/// `None`: it is being removed.
+fn space(disk: &Path) -> Option<usage::Space> {
+    let stat = nix::sys::statvfs::statvfs(disk).ok()?;
+    let (size, free) = (stat.blocks(), stat.blocks_free());
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    Some(usage::Space { used: bytes(size.saturating_sub(free)), limit: bytes(size) })
 }
 
 /// Nanoseconds.

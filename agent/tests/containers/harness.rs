@@ -30,9 +30,9 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
-const APPLETS: [&str; 25] = [
-    "sh", "cat", "echo", "id", "hostname", "sleep", "ls", "env", "pwd", "mount", "touch", "mkdir", "true", "false",
-    "kill", "dd", "mknod", "grep", "ps", "readlink", "yes", "stat", "tail", "ip", "tr",
+const APPLETS: [&str; 28] = [
+    "sh", "cat", "df", "echo", "id", "rm", "sync", "hostname", "sleep", "ls", "env", "pwd", "mount", "touch", "mkdir",
+    "true", "false", "kill", "dd", "mknod", "grep", "ps", "readlink", "yes", "stat", "tail", "ip", "tr",
 ];
 
 pub(crate) struct Host {
@@ -131,7 +131,8 @@ impl Host {
     /// Everything of a task's that is still there.
     pub(crate) fn leftovers(&self, name: &str) -> Vec<PathBuf> {
         let mut paths = self.cgroups();
-        paths.extend([self.config.run_dir.join("tasks"), self.config.data_dir.join("containers")]);
+        paths.push(self.config.run_dir.join("tasks"));
+        paths.extend(["containers", "disks"].map(|dir| self.config.data_dir.join(dir)));
         paths.into_iter().map(|dir| dir.join(name)).filter(|path| path.exists()).collect()
     }
 }
@@ -151,6 +152,10 @@ impl Drop for Host {
                 eprintln!("left over: {}: {error}", cgroup.display());
             }
         }
+        for container in fs::read_dir(self.config.data_dir.join("containers")).into_iter().flatten().flatten() {
+            // Most are no mount points.
+            _ = nix::mount::umount2(&container.path(), nix::mount::MntFlags::MNT_DETACH);
+        }
     }
 }
 
@@ -162,6 +167,7 @@ pub(crate) fn config(dir: &Path, cgroup_parent: String) -> ContainersConfig {
         node: NodeId::new("vm1").expect("id"),
         shim: PathBuf::from(env!("CARGO_BIN_EXE_roster-shim")),
         runtimes: Default::default(),
+        disk: None,
     }
 }
 

@@ -25,7 +25,8 @@ async fn a_new_agent_takes_back_what_runs() {
 #[tokio::test]
 async fn nothing_is_left_of_a_removed_container() {
     let host = Host::new();
-    let mounts = || fs::read_to_string("/proc/self/mountinfo").expect("mountinfo").matches("roster-containers").count();
+    let ours = host.dir.path().to_string_lossy().into_owned();
+    let mounts = || fs::read_to_string("/proc/self/mountinfo").expect("mountinfo").matches(&ours).count();
     let started = host.start("t1", sh("echo said; sleep 1000 & touch /file; sleep 1000")).await.expect("runs");
     assert_eq!(mounts(), 0, "no mount of a container is seen on the host");
     assert!(!host.leftovers("t1").is_empty());

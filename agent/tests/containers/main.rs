@@ -3,6 +3,7 @@
 //! Needs root and busybox (Debian's busybox-static), no network. Each test has its own directories and cgroup parent.
 
 mod crashes;
+mod disks;
 mod ends;
 mod foreign;
 mod harness;

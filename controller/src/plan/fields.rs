@@ -129,6 +129,7 @@ fn put_resources(fields: &mut Fields, resources: &Resources) {
     put("limits.pids", resources.limits.pids.map(|pids| pids.to_string()));
     put("reservations.cpus", resources.reservations.nano_cpus.map(|cpus| Cpus(cpus).to_string()));
     put("reservations.memory", resources.reservations.memory.map(bytes));
+    fields.extend(resources.limits.disk.map(|size| ("storage_opt.size".to_owned(), bytes(size))));
 }
 
 fn put_map(fields: &mut Fields, path: &str, map: &BTreeMap<String, String>) {

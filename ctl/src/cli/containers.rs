@@ -65,7 +65,8 @@ pub struct Top {
 #[command(after_help = "\
 Drawn anew each second on a terminal, printed one below the other elsewhere, until Ctrl-C. CPU 100 % is one processor. \
 MEMORY leaves out the cache of files that can be had back at once; its limit is the container's or else the host's. \
-NETWORK (received / sent) and DISK (read / written) are since the container's start. PRESSURE is the share of the last \
+NETWORK (received / sent) and DISK (read / written) are since the container's start. FILES is what its \
+own files take where their disk is limited (storage_opt). PRESSURE is the share of the last \
 ten seconds in which some process waited for processor / memory / disk, where the kernel counts that (cgroup v2).
 
 Examples:

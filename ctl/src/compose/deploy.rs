@@ -122,6 +122,8 @@ fn resources(context: &mut Context<'_>, node: &Node) -> Resources {
             nano_cpus: fields.get("cpus").and_then(|node| cpus(context, node, "cpus")),
             memory: fields.get("memory").and_then(|node| memory(context, node, "memory")),
             pids: fields.get("pids").and_then(|node| pids(context, node, "pids")),
+            // Compose has it elsewhere: `storage_opt`.
+            disk: None,
         };
     }
     let Some(fields) = fields.get("reservations").and_then(|node| context.fields(node, &RESERVATIONS)) else {

@@ -91,6 +91,7 @@ pub(super) const SERVICE: Section = Section {
         "mem_swappiness",
         "pids_limit",
         "blkio_config",
+        "storage_opt",
         "runtime",
         "restart",
         "scale",
@@ -138,7 +139,6 @@ pub(super) const SERVICE: Section = Section {
         plain("pull_policy"),
         plain("pull_refresh_after"),
         later("secrets", "mount a file read-only: `./secret:/run/secrets/name:ro`"),
-        plain("storage_opt"),
         plain("use_api_socket"),
         plain("uts"),
         plain("volumes_from"),
@@ -216,6 +216,9 @@ pub(super) const DEVICE: Section =
     Section { name: "a device", path: "", known: &["source", "target", "permissions"], later: &[] };
 
 pub(super) const ULIMIT: Section = Section { name: "a ulimit", path: "", known: &["soft", "hard"], later: &[] };
+
+pub(super) const STORAGE_OPT: Section =
+    Section { name: "`storage_opt`", path: "`storage_opt`", known: &["size"], later: &[] };
 
 pub(super) const BLKIO: Section = Section {
     name: "`blkio_config`",

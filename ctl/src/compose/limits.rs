@@ -7,7 +7,7 @@ use roster_proto::spec::{BlockIo, Controls, MemorySwap, Resources, rules};
 use super::{
     context::{Context, Fields, clean},
     deploy,
-    keys::{BLKIO, BLKIO_RATE, BLKIO_WEIGHT, Section},
+    keys::{BLKIO, BLKIO_RATE, BLKIO_WEIGHT, STORAGE_OPT, Section},
     problem::quoted,
     units,
     yaml::Node,
@@ -31,7 +31,18 @@ pub(super) fn read(context: &mut Context<'_>, service: &Fields<'_>, resources: &
     {
         context.error(node.span, "more memory is reserved than the limit allows").help("reserve at most the limit");
     }
+    resources.limits.disk = service.get("storage_opt").and_then(|node| disk(context, node));
     resources.controls = controls(context, service, resources);
+}
+
+fn disk(context: &mut Context<'_>, node: &Node) -> Option<u64> {
+    let fields = context.fields(node, &STORAGE_OPT)?;
+    let Some(node) = fields.get("size") else {
+        context.error(node.span, "`storage_opt` says nothing").help("write `storage_opt: {size: 1g}`, or remove it");
+        return None;
+    };
+    let size = context.bytes(node, "size")?;
+    context.fit(node.span, rules::disk(size)).map(|()| size)
 }
 
 /// The same, said at two places.

@@ -497,6 +497,7 @@ fn limits_of_the_service_itself_are_those_of_deploy() {
     assert_eq!(plain, resources(deploy));
     assert_eq!(plain, resources(&format!("mem_limit: 64m\n{deploy}")));
     assert_eq!(resources("pids_limit: -1").limits.pids, None);
+    assert_eq!(resources("storage_opt: {size: 1.5G}").limits.disk, Some(3 << 29));
     let controls = |text: &str| resources(text).controls;
     assert_eq!(controls("mem_limit: 64m\nmemswap_limit: 128m").memory_swap, Some(MemorySwap::Bytes(128 << 20)));
     assert_eq!(controls("mem_limit: 64m\nmemswap_limit: -1").memory_swap, Some(MemorySwap::Unlimited));

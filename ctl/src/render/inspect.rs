@@ -52,6 +52,7 @@ fn task_spec(out: &mut String, spec: &TaskSpec) {
     parts.extend(limits.nano_cpus.map(|cpus| format!("{} cpus", Cpus(cpus))));
     parts.extend(limits.memory.map(|memory| format!("{} memory", Bytes(memory))));
     parts.extend(limits.pids.map(|pids| format!("{pids} pids")));
+    parts.extend(limits.disk.map(|disk| format!("{} disk", Bytes(disk))));
     line(out, "Limits", if parts.is_empty() { "none".to_owned() } else { parts.join(", ") });
     for (key, value) in &spec.environment {
         line(out, "Environment", format!("{key}={value}"));

@@ -58,6 +58,7 @@ pub fn compose(spec: &ServiceSpec) -> Value {
         .put("stop_grace_period", duration(task.stop_grace_period))
         .put("healthcheck", task.healthcheck.as_ref().map_or(Value::Null, healthcheck))
         .put("runtime", json!(task.runtime))
+        .put("storage_opt", Object::default().put("size", json!(task.resources.limits.disk)).done())
         .put("deploy", deploy(spec));
     container::rights(&mut out, &task.rights);
     container::kernel(&mut out, &task.kernel);

@@ -91,6 +91,9 @@ pub struct UsageView {
     pub network_sent: Option<u64>,
     pub disk_read: Option<u64>,
     pub disk_written: Option<u64>,
+    /// Of its own files, where their disk is limited.
+    pub files_size: Option<u64>,
+    pub files_limit: Option<u64>,
     pub pids: Option<u64>,
     pub pids_limit: Option<u64>,
     pub pressure: Option<PressureView>,
@@ -130,6 +133,8 @@ impl UsageView {
             network_sent: usage.network.map(|network| network.out),
             disk_read: usage.block.map(|block| block.r#in),
             disk_written: usage.block.map(|block| block.out),
+            files_size: usage.files.map(|files| files.used),
+            files_limit: usage.files.map(|files| files.limit),
             pids: usage.pids,
             pids_limit: usage.pids_limit,
             pressure,
@@ -145,8 +150,12 @@ fn cpu_percent(before: &wire::Usage, now: &wire::Usage) -> Option<f64> {
 
 pub fn stats(views: &[UsageView], wide: bool) -> Table {
     let mut table = match wide {
-        true => Table::new(["STACK", "TASK", "ID", "NODE", "CPU", "MEMORY", "", "NETWORK", "DISK", "PIDS", "PRESSURE"]),
-        false => Table::new(["STACK", "TASK", "NODE", "CPU", "MEMORY", "", "NETWORK", "DISK", "PIDS", "PRESSURE"]),
+        true => Table::new([
+            "STACK", "TASK", "ID", "NODE", "CPU", "MEMORY", "", "NETWORK", "DISK", "FILES", "PIDS", "PRESSURE",
+        ]),
+        false => {
+            Table::new(["STACK", "TASK", "NODE", "CPU", "MEMORY", "", "NETWORK", "DISK", "FILES", "PIDS", "PRESSURE"])
+        }
     };
     let dash = || "-".to_owned();
     let pair = |a: Option<u64>, b: Option<u64>| match (a, b) {
@@ -172,6 +181,7 @@ pub fn stats(views: &[UsageView], wide: bool) -> Table {
             view.memory.map_or_else(dash, |used| percent(tenths(share(used)))),
             pair(view.network_received, view.network_sent),
             pair(view.disk_read, view.disk_written),
+            pair(view.files_size, view.files_limit),
             pids,
             pressure.unwrap_or_else(dash),
         ];

@@ -81,7 +81,7 @@ fn full_spec() -> ServiceSpec {
                 start_interval: second,
             }),
             resources: Resources {
-                limits: Limits { nano_cpus: Some(5), memory: Some(6), pids: Some(7) },
+                limits: Limits { nano_cpus: Some(5), memory: Some(6), pids: Some(7), disk: Some(8) },
                 reservations: Reservations { nano_cpus: Some(1), memory: Some(2) },
                 controls: full_controls(),
             },

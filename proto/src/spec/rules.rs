@@ -86,6 +86,8 @@ pub const MIN_CPU_QUOTA: u64 = 1_000;
 pub const CPU_SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 /// Smaller ones hold not even one page.
 pub const MIN_SHM: u64 = 4096;
+/// Bytes: a file system needs some for itself, and the bigger it is the longer it takes to make.
+const DISKS: std::ops::RangeInclusive<u64> = 8 << 20..=1 << 40;
 
 /// What is wrong with a value, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +118,17 @@ pub fn capability(text: &str) -> Result<String, Unfit> {
     Err(Unfit::new(
         format_args!("{} is not a capability", shown(text)),
         "write a name of capabilities(7), like NET_ADMIN, or ALL",
+    ))
+}
+
+/// Bytes of disk that a container may fill.
+pub fn disk(bytes: u64) -> Result<(), Unfit> {
+    if DISKS.contains(&bytes) {
+        return Ok(());
+    }
+    Err(Unfit::new(
+        format_args!("a container cannot be limited to {bytes} bytes of disk"),
+        "write a size from 8m to 1t",
     ))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Every function here is one system call with types: no policy, no retries. Descriptors are always close-on-exec.
 
+mod loops;
 mod mounts;
 mod privileges;
 mod processes;
@@ -15,7 +16,7 @@ use std::{
 
 use nix::libc;
 
-pub use self::{mounts::*, privileges::*, processes::*, terminals::*};
+pub use self::{loops::*, mounts::*, privileges::*, processes::*, terminals::*};
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

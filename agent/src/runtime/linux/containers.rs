@@ -4,6 +4,7 @@
 //! RUN/tasks/TASK/        config.json, the shim's records
 //! RUN/lease              until when singletons may run
 //! DATA/containers/TASK/  upper and work directory of its overlay, generated /etc files: all it can write to
+//! DATA/disks/TASK        where its disk is limited: the file system that is mounted there
 //! DATA/logs/TASK/        its log; outlives it
 //! CGROUP/PARENT/TASK     in each hierarchy
 //! ```
@@ -42,6 +43,7 @@ use tokio::sync::Semaphore;
 use super::{
     bundle::{self, ANNOTATION_STOP_SIGNAL, Contents, Network, Platform},
     devices::HostDevices,
+    disk::{self, Disks},
     etc,
     foreign::{ForeignRuntime, Places},
     lease::LeaseFile,
@@ -83,6 +85,8 @@ pub struct ContainersConfig {
     pub shim: PathBuf,
     /// Other OCI runtimes that services may ask for, by name.
     pub runtimes: BTreeMap<String, ForeignRuntime>,
+    /// Bytes of disk for a container whose spec says nothing; `None`: no limit.
+    pub disk: Option<u64>,
 }
 
 /// An image as a container needs it.
@@ -100,6 +104,8 @@ pub struct Seen {
     pub task: TaskId,
     pub init: Identity,
     pub cgroup: CgroupDirs,
+    /// The file system for its files alone, where its disk is limited.
+    pub disk: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -107,6 +113,7 @@ pub struct Containers {
     config: ContainersConfig,
     hierarchies: Hierarchies,
     shim: ShimBinary,
+    disks: Disks,
     trash: Trash,
     /// A layer below every image with the standard mount points, so that none has to be made in an upper directory.
     base: PathBuf,
@@ -133,8 +140,13 @@ impl Containers {
     /// Makes the directories, deletes what an earlier agent had not finished deleting, and finds the cgroups.
     pub fn open(config: ContainersConfig) -> Result<Self, OpenError> {
         let failed = |doing: String| move |source: io::Error| OpenError::new(doing, source);
-        for dir in [config.run_dir.join("tasks"), config.data_dir.join("containers"), config.data_dir.join("logs")] {
-            private_dir(&dir).map_err(failed(format!("make the directory {}", dir.display())))?;
+        let disks = Disks(config.data_dir.join("disks"));
+        let data = ["containers", "logs"].map(|name| config.data_dir.join(name));
+        for dir in data.iter().chain([&config.run_dir.join("tasks"), &disks.0]) {
+            private_dir(dir).map_err(failed(format!("make the directory {}", dir.display())))?;
+        }
+        if let Some(reason) = config.disk.and_then(|_| disk::unable()) {
+            return Err(OpenError::new("limit containers' files (--container-disk)".to_owned(), reason));
         }
         let base = config.data_dir.join("base");
         etc::make_base_layer(&base).map_err(failed(format!("make the base layer {}", base.display())))?;
@@ -147,7 +159,8 @@ impl Containers {
         let trash = Trash::open(vec![config.data_dir.join("trash"), config.run_dir.join("trash")])
             .map_err(failed("open the trash directories".to_owned()))?;
         let starts = Semaphore::new(START_CONCURRENCY);
-        Ok(Self { config, hierarchies, shim, trash, base, starts, removals: AtomicU64::new(0), busy: Mutex::default() })
+        let (removals, busy) = (AtomicU64::new(0), Mutex::default());
+        Ok(Self { config, hierarchies, shim, disks, trash, base, starts, removals, busy })
     }
 
     /// The directory of a task's log, whether or not the task still exists.
@@ -180,8 +193,8 @@ impl Containers {
     /// Everything there is, whoever made it.
     pub fn list(&self) -> Result<Vec<Observed>, RuntimeError> {
         let mut tasks = BTreeSet::new();
-        for dir in [self.config.run_dir.join("tasks"), self.config.data_dir.join("containers")] {
-            let entries = fs::read_dir(&dir).map_err(|error| failed(format!("list {}", dir.display()), error))?;
+        for dir in [&self.config.run_dir.join("tasks"), &self.config.data_dir.join("containers"), &self.disks.0] {
+            let entries = fs::read_dir(dir).map_err(|error| failed(format!("list {}", dir.display()), error))?;
             for entry in entries {
                 let entry = entry.map_err(|error| failed(format!("list {}", dir.display()), error))?;
                 // A name that is no task's is not ours to judge.
@@ -279,8 +292,11 @@ impl Containers {
         let task = &assignment.task;
         let (bundle, dir) = (self.bundle(task), self.layer_dir(task));
         let foreign = self.foreign(assignment)?;
+        private_dir(&dir).map_err(|error| failed(format!("make the directory {}", dir.display()), error))?;
+        if let Some(size) = assignment.spec.resources.limits.disk.or(self.config.disk) {
+            self.disks.make(task, size, &dir)?;
+        }
         let made = || -> io::Result<()> {
-            private_dir(&dir)?;
             // What `/` looks like in the container.
             fs::create_dir(dir.join("upper"))?;
             fs::set_permissions(dir.join("upper"), fs::Permissions::from_mode(etc::ENTERABLE))?;
@@ -442,7 +458,8 @@ impl Containers {
         if !running.init.is_running() {
             return Ok(None);
         }
-        Ok(Some(Seen { task: task.clone(), init: running.init, cgroup: self.cgroup(task)? }))
+        let disk = self.disks.of(task).exists().then(|| self.layer_dir(task));
+        Ok(Some(Seen { task: task.clone(), init: running.init, cgroup: self.cgroup(task)?, disk }))
     }
 
     pub async fn kill(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {
@@ -543,7 +560,9 @@ impl Containers {
         attempt("end its shim", self.end_shim(task));
         attempt("have its runtime remove it", self.delete_foreign(task));
         attempt("remove its cgroup", cgroup.remove());
+        attempt("unmount its files", disk::unmount(&self.layer_dir(task)));
         attempt("remove its files", self.trash.take(&self.layer_dir(task)));
+        attempt("remove its disk", self.trash.take(&self.disks.of(task)));
         attempt("remove its bundle", self.trash.take(&self.bundle(task).0));
         if errors.is_empty() {
             return Ok(());

@@ -23,7 +23,7 @@ use super::record::BundleDir;
 
 /// What a program says of a failure: its beginning is enough.
 const MOST_SAID: u64 = 4096;
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How one is called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

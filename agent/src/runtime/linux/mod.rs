@@ -6,6 +6,7 @@
 pub mod bundle;
 pub mod containers;
 pub mod devices;
+mod disk;
 mod etc;
 pub mod foreign;
 pub mod lease;
@@ -62,6 +63,8 @@ pub struct LinuxConfig {
     pub shim: PathBuf,
     /// Other OCI runtimes that services may ask for, by name.
     pub runtimes: BTreeMap<String, ForeignRuntime>,
+    /// Bytes of disk for a container whose spec says nothing; `None`: no limit.
+    pub disk: Option<u64>,
 }
 
 /// Cheap to clone.
@@ -81,8 +84,9 @@ pub fn shim_beside() -> io::Result<PathBuf> {
 impl LinuxRuntime {
     /// Takes over what an earlier agent with the same configuration left running. Blocks on the disk.
     pub fn open(config: LinuxConfig, images: Arc<ImageStore>, network: Arc<Network>) -> Result<Self, OpenError> {
-        let LinuxConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes } = config;
-        let containers = Containers::open(ContainersConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes })?;
+        let LinuxConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes, disk } = config;
+        let config = ContainersConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes, disk };
+        let containers = Containers::open(config)?;
         Ok(Self { containers: Arc::new(containers), images, network })
     }
 

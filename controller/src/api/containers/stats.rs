@@ -55,7 +55,7 @@ pub(super) async fn measure(broker: &Arc<Broker>, tasks: &[Arc<Task>]) -> wire::
                             task: Some(name_of(task)),
                             service: task.service.to_string(),
                             node: node.to_string(),
-                            usage: Some(usage),
+                            usage: Some(*usage),
                         });
                     }
                 }

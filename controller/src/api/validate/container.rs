@@ -69,6 +69,9 @@ impl Problems {
     pub(super) fn controls(&mut self, service: &str, resources: &Resources) {
         let at = |field: &str| format!("services.{service}.{field}");
         let (controls, limits) = (&resources.controls, &resources.limits);
+        if let Some(size) = limits.disk {
+            self.fit(&at("storage_opt.size"), rules::disk(size));
+        }
         if let Some(swap) = controls.memory_swap {
             let holds = match (swap, limits.memory) {
                 (_, None) => false,

@@ -89,6 +89,8 @@ fn amounts() {
     refused(|s| s.task.resources.limits.memory = Some(0), "services.web.deploy.resources.limits.memory: must be more");
     refused(|s| s.task.resources.limits.nano_cpus = Some(u64::MAX), "limits.cpus");
     refused(|s| s.task.resources.limits.pids = Some(u64::MAX), "limits.pids");
+    refused(|s| s.task.resources.limits.disk = Some(0), "services.web.storage_opt.size: a container cannot be limited");
+    refused(|s| s.task.resources.limits.disk = Some(u64::MAX), "write a size from 8m to 1t");
     let reserves_more = |s: &mut ServiceSpec| {
         s.task.resources.limits = Limits { memory: Some(10), ..Limits::default() };
         s.task.resources.reservations = Reservations { memory: Some(11), ..Reservations::default() };
