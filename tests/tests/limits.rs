@@ -202,3 +202,41 @@ fn a_container_that_fills_its_disk_is_alone_with_that() {
     cluster.until_no_traces();
     cluster.down();
 }
+
+#[test]
+fn a_container_that_prints_without_end_fills_neither_disk_nor_patience() {
+    const PRINTED: u64 = 300 << 20;
+    let cluster = Cluster::start();
+    let line = "x".repeat(1023);
+    cluster.apply(&format!(
+        "name: limits\nservices:\n  \
+           quiet: {{image: roster-hello, network_mode: none, init: true, \
+             command: ['sh', '-c', 'while :; do echo tick; sleep 0.1; done']}}\n  \
+           loud: {{image: roster-hello, network_mode: none, init: true, \
+             command: ['sh', '-c', 'yes {line} | head -c {PRINTED}; echo; echo all is said; exec sleep 1000']}}\n"
+    ));
+    let ticks = || cluster.ok(&["logs", "quiet"]).lines().count();
+    let before = ticks();
+    let logs = |name: &str| {
+        let id = cluster.tasks().into_iter().find(|task| task["name"] == name).expect("listed")["id"].clone();
+        let folder = cluster.path("agent/logs").join(id.as_str().expect("an id"));
+        // A file may be renamed meanwhile.
+        let sizes = std::fs::read_dir(folder).expect("its logs").flatten().filter_map(|file| file.metadata().ok());
+        sizes.map(|file| file.len()).sum::<u64>()
+    };
+    // roster_agent::runtime::linux::logs: three files of ten megabytes.
+    let most = 31 << 20;
+    wait::until("the loud one to come to its end", || {
+        let size = logs("loud.1");
+        assert!(size <= most, "{size} bytes of log");
+        let said = cluster.ok(&["logs", "--tail", "1", "loud"]);
+        if said.contains("all is said") { Ok(()) } else { Err(size) }
+    });
+    assert!(logs("loud.1") > 20 << 20, "nothing was thrown away: the test printed too little");
+    wait::until("the other's log to go on", || {
+        let now = ticks();
+        if now > before + 2 { Ok(()) } else { Err((before, now)) }
+    });
+    assert!(cluster.tasks().iter().all(|task| task["state"] == "Running" && task["restarts"] == 0));
+    cluster.down();
+}
