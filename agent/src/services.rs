@@ -1,5 +1,6 @@
 //! Logs, images and containers of this host, also from inside, for users. What they ask for comes by way of the session.
 
+mod commit;
 mod files;
 mod processes;
 mod signal;
@@ -95,6 +96,9 @@ impl Services for HostServices {
             container_request::Request::Processes(asked) => top::list(&self.runtime, asked.tasks, answers).await,
             container_request::Request::Diff(task) => files::diff(&self.runtime, task, answers).await,
             container_request::Request::Export(task) => files::export(&self.runtime, task, answers).await,
+            container_request::Request::Commit(asked) => {
+                commit::commit(&self.runtime, &self.images, asked, answers).await
+            }
             container_request::Request::Measure(asked) => stats::measure(&self.runtime, asked.tasks, answers).await,
         }
     }

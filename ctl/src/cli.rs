@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
-pub use self::containers::{Diff, Export, Kill, Pause, Restart, Stats, Top, Unpause};
+pub use self::containers::{Commit, Diff, Export, Kill, Pause, Restart, Stats, Top, Unpause};
 pub use self::live::{Attach, Cp, Exec, Inside, Place, Run};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
@@ -197,6 +197,9 @@ Examples:
 
     /// All files of a container, as a tar archive
     Export(Export),
+
+    /// Make an image of a container's files, on every node
+    Commit(Commit),
 
     /// Send a signal to the main process of containers
     Kill(Kill),

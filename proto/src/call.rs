@@ -67,7 +67,7 @@ impl Kind {
             ("Cluster", "CreateToken") => Self::Secret,
             ("Control", "Logs" | "LoadImage" | "PullImage" | "ListImages" | "RemoveImage") => Self::Agents,
             ("Containers", "Top" | "Stats" | "Diff" | "Export") => Self::Agents,
-            ("Containers", "Kill") => Self::Once,
+            ("Containers", "Kill" | "Commit") => Self::Once,
             ("Live", _) => Self::Once,
             _ => Self::Own,
         }

@@ -300,9 +300,9 @@ fn add_docker_archive(import: &mut Import, spool: &Spool) -> Result<(), ImageErr
         }
         image.names = listed.names()?;
         for layer in &listed.layers {
-            let file = spool.file(layer)?;
+            // One that is here need not be in the archive: a commit's has only the container's own.
             if !import.reuse_layer(&mut image) {
-                import.add_layer(&mut image, file.open()?, None, &printable(layer.as_bytes()))?;
+                import.add_layer(&mut image, spool.file(layer)?.open()?, None, &printable(layer.as_bytes()))?;
             }
         }
         import.add_image(image);

@@ -21,6 +21,10 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    pub(super) fn finished(hasher: Sha256) -> Self {
+        Self(hasher.finalize().into())
+    }
+
     /// Reads 64 lower-case hexadecimal digits.
     pub(super) fn from_hex(hex: &str) -> Option<Self> {
         let mut bytes = [0; 32];

@@ -6,6 +6,8 @@ use roster_tree::read::Bounds;
 const UNPACKED_BYTES: u64 = 64 << 30;
 /// Bytes of one archive given to `load`, after decompression.
 const ARCHIVE_BYTES: u64 = 128 << 30;
+/// Bytes of the layer that a container is made into.
+const COMMIT_BYTES: u64 = 32 << 30;
 /// Files, directories and links in one layer.
 const LAYER_ENTRIES: u64 = 2_000_000;
 /// Files in an archive given to `load`: a handful for each layer.
@@ -35,6 +37,7 @@ pub(super) const ZSTD_WINDOW_LOG: u32 = 23;
 pub(super) struct Limits {
     pub(super) unpacked_bytes: u64,
     pub(super) archive_bytes: u64,
+    pub(super) commit_bytes: u64,
     pub(super) layer_entries: u64,
     pub(super) archive_entries: u64,
     pub(super) layers: usize,
@@ -59,6 +62,7 @@ impl Default for Limits {
         Self {
             unpacked_bytes: UNPACKED_BYTES,
             archive_bytes: ARCHIVE_BYTES,
+            commit_bytes: COMMIT_BYTES,
             layer_entries: LAYER_ENTRIES,
             archive_entries: ARCHIVE_ENTRIES,
             layers: LAYERS,

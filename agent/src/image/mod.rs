@@ -16,6 +16,7 @@
 
 mod archive;
 pub(crate) mod beneath;
+mod commit;
 mod config;
 mod digest;
 mod error;
@@ -47,7 +48,10 @@ use roster_proto::{id::NodeId, report::ImageInfo, spec::Healthcheck};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
-pub use self::error::{ErrorKind, ImageError};
+pub use self::{
+    commit::{Staged, Wanted},
+    error::{ErrorKind, ImageError},
+};
 use self::{digest::Digest, limits::Limits, reference::Reference, store::Store};
 
 /// Bytes of an archive taken from its sender at a time.

@@ -38,7 +38,7 @@ impl Layers {
     /// All files, as the container sees them without what is mounted over them. Sockets are left out, as tar has no
     /// place for them; of a file that shrinks meanwhile the rest is zeros.
     pub(crate) fn export(&self, out: impl Write) -> io::Result<()> {
-        let mut export = Export { layers: self, tar: TarWriter::new(out), linked: HashMap::new() };
+        let mut export = Export::new(self, out);
         let mut levels: Vec<Level<(usize, FileStat)>> = vec![self.level(PathBuf::new(), &self.all())?];
         while let Some(level) = levels.last_mut() {
             let Some((name, (layer, stat))) = level.names.next() else {
@@ -64,15 +64,21 @@ impl Layers {
     }
 }
 
-struct Export<'a, W> {
+pub(super) struct Export<'a, W> {
     layers: &'a Layers,
-    tar: TarWriter<W>,
+    pub(super) tar: TarWriter<W>,
+    /// Holes are written as the zeros they read as.
+    pub(super) dense: bool,
     /// By layer, device and inode: the first name.
     linked: HashMap<(usize, u64, u64), PathBuf>,
 }
 
-impl<W: Write> Export<'_, W> {
-    fn add(&mut self, layer: usize, path: &Path, stat: &FileStat) -> io::Result<()> {
+impl<'a, W: Write> Export<'a, W> {
+    pub(super) fn new(layers: &'a Layers, out: W) -> Self {
+        Self { layers, tar: TarWriter::new(out), dense: false, linked: HashMap::new() }
+    }
+
+    pub(super) fn add(&mut self, layer: usize, path: &Path, stat: &FileStat) -> io::Result<()> {
         let kind = match file_type(stat) {
             SFlag::S_IFREG => EntryType::Regular,
             SFlag::S_IFDIR => EntryType::Directory,
@@ -132,7 +138,8 @@ impl<W: Write> Export<'_, W> {
         };
         head.xattrs = attributes(&file);
         let size = u64::try_from(fstat(&file)?.st_size).unwrap_or(0);
-        let has_holes = size >= WORTH_IT && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
+        let has_holes =
+            !self.dense && size >= WORTH_IT && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
         if has_holes {
             let stretches = stretches(&file, size)?;
             let stored = self.tar.sparse(&head, size, &stretches)?;

@@ -12,6 +12,7 @@
 mod diff;
 mod export;
 mod tar;
+mod upper;
 
 #[cfg(test)]
 mod tests;

@@ -19,10 +19,10 @@ use crate::{
 };
 
 /// Containers that are walked through at a time; each may have directories of hundreds of megabytes of names.
-static WALKS: Semaphore = Semaphore::const_new(4);
+pub(super) static WALKS: Semaphore = Semaphore::const_new(4);
 
 /// Bytes of one part of an answer.
-const PART: usize = 64 << 10;
+pub(super) const PART: usize = 64 << 10;
 
 type Answers = mpsc::Sender<wire::ContainerAnswer>;
 
@@ -63,9 +63,9 @@ async fn walk(
 }
 
 /// To the asker, at the asker's pace.
-struct Outlet {
-    task: String,
-    answers: Answers,
+pub(super) struct Outlet {
+    pub(super) task: String,
+    pub(super) answers: Answers,
 }
 
 impl Outlet {

@@ -28,6 +28,7 @@ use tracing::{debug, warn};
 
 use super::live;
 use crate::{
+    image::is_same_reference,
     reconcile::Wanted,
     runtime::linux::live::{LiveInput, LiveOutput},
 };
@@ -179,7 +180,10 @@ async fn produce<S: Services>(
         request::Request::Logs(logs) => return produce_logs(services, wanted, logs, answer).await,
         request::Request::Container(asked) => return produce_containers(services, asked, answer).await,
         request::Request::Live(live) => return live::produce(services, uploads, id, live, answer).await,
-        request::Request::ImageLoad(_) => services.load(archive(uploads, id).await?).await?,
+        request::Request::ImageLoad(load) => {
+            have_base(services, &load.base).await?;
+            services.load(archive(uploads, id).await?).await?
+        }
         request::Request::ImagePull(pull) => services.pull(&pull.reference).await?,
         request::Request::ImageList(_) => services.images().await?,
         request::Request::ImageRemove(remove) => services.remove(&remove.reference, images_in_use(wanted)).await?,
@@ -187,6 +191,24 @@ async fn produce<S: Services>(
     let images = wire::Images { images: images.into_iter().map(Into::into).collect() };
     _ = answer.send(part(answer_part::Part::Images(images))).await;
     Ok(())
+}
+
+/// What the archive leaves out must be here.
+async fn have_base<S: Services>(services: &S, base: &str) -> Result<(), Failure> {
+    let is_base = |image: &ImageInfo| image.id == base || image.names.iter().any(|name| is_same_reference(name, base));
+    if base.is_empty() || services.images().await?.iter().any(is_base) {
+        return Ok(());
+    }
+    let lacks = |why: &str| {
+        let text = format!("it lacks {base}, which the image is made on: {why}; `rctl image load` it there first");
+        Failure::Precondition(text)
+    };
+    match services.pull(base).await {
+        Ok(_) => Ok(()),
+        Err(
+            Failure::NotFound(why) | Failure::Invalid(why) | Failure::Precondition(why) | Failure::Unavailable(why),
+        ) => Err(lacks(&why)),
+    }
 }
 
 fn images_in_use(wanted: &Wanted) -> BTreeSet<String> {

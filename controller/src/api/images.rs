@@ -24,7 +24,7 @@ use crate::{
 /// An archive travels on in pieces of at most this size.
 const CHUNK: usize = 256 * 1024;
 
-type Images = Vec<wire::ImageInfo>;
+pub(super) type Images = Vec<wire::ImageInfo>;
 
 /// The nodes that are meant.
 pub(super) fn nodes(state: &ClusterState, names: &[String]) -> Result<Vec<NodeId>, Status> {
@@ -90,7 +90,7 @@ pub(super) async fn load(
     let mut answers = Vec::with_capacity(nodes.len());
     let mut uploads = Vec::with_capacity(nodes.len());
     for node in &nodes {
-        let request = Request::ImageLoad(wire::ImageLoad {});
+        let request = Request::ImageLoad(wire::ImageLoad::default());
         let (answer, upload) = broker.ask_with_upload(node, request).await?;
         answers.push(answer);
         uploads.push(upload);
@@ -128,7 +128,7 @@ async fn ask(broker: &Arc<Broker>, node: &NodeId, request: Request) -> Result<Im
 }
 
 /// All nodes' images, or all nodes' errors.
-fn whole(answers: Vec<Result<Images, AskError>>) -> Result<Images, Status> {
+pub(super) fn whole(answers: Vec<Result<Images, AskError>>) -> Result<Images, Status> {
     let (mut images, mut errors) = (Vec::new(), Vec::new());
     for answer in answers {
         match answer {

@@ -62,7 +62,7 @@ fn containers(method: &str) -> Access {
     match method {
         "Top" | "Stats" | "Diff" => VIEWERS,
         // Files may hold secrets.
-        "Kill" | "Restart" | "SetPaused" | "Export" | "Run" => OPERATORS,
+        "Kill" | "Restart" | "SetPaused" | "Export" | "Run" | "Commit" => OPERATORS,
         _ => Access::Local,
     }
 }

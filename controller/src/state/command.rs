@@ -58,7 +58,7 @@ pub enum Command {
     RunOnce {
         service: ServiceId,
         one_off: OneOff,
-        spec: ServiceSpec,
+        spec: Box<ServiceSpec>,
     },
     /// Tasks that run stand still from now on, or go on. All or none; those that have ended are passed over.
     SetPaused {

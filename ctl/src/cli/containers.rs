@@ -125,6 +125,39 @@ pub struct Diff {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The image is the container's own with one layer more: what the container added, changed and removed, without what is \
+mounted into it. It is given to every node that is Ready; one that lacks the container's image pulls that, or says that \
+it cannot. Its configuration is the image's, changed by --change, not what the service's spec says instead: that stays \
+the spec's to say. The container stands still for as long as its files are read.
+
+Examples:
+  rctl commit web.2 web:fixed
+  rctl commit -m 'with the schema' -a ann db.1 db:seeded
+  rctl commit -c 'CMD [\"serve\"]' -c 'ENV MODE=demo' -c 'EXPOSE 80' web.1 demo")]
+pub struct Commit {
+    /// Say what it is, in the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Who made it
+    #[arg(short, long, value_name = "NAME")]
+    pub author: Option<String>,
+    /// Change the configuration, as a Dockerfile does: CMD, ENTRYPOINT, ENV, LABEL, WORKDIR, USER, EXPOSE. May be
+    /// given again
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// Let the container go on meanwhile, which may tear what it is writing
+    #[arg(long)]
+    pub no_pause: bool,
+    /// A service with one replica, a replica, or a task's id or its beginning
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// What to call the image
+    #[arg(value_name = "IMAGE[:TAG]")]
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
 As the container sees them, without what is mounted into it. It goes on meanwhile; `rctl pause` it first where all must \
 be of one moment.
 

@@ -56,6 +56,7 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Scale(args) => scale::run(args, &mut connect().await?).await,
         Command::Diff(args) => containers::files::diff(args, &wishes).await,
         Command::Export(args) => containers::files::export(args, &wishes).await,
+        Command::Commit(args) => containers::commit::run(args, &wishes).await,
         Command::Top(args) => containers::top::run(args, &wishes).await,
         Command::Stats(args) => containers::stats::run(args, &wishes).await,
         Command::Kill(args) => containers::kill(args, &wishes).await,

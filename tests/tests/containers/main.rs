@@ -1,5 +1,6 @@
 //! What people do with containers that run, driven by `rctl` on the real kernel.
 
+mod commit;
 mod files;
 mod kill;
 mod logs;

@@ -406,7 +406,7 @@ impl Containers {
     }
 
     /// Where the host has no freezer, nothing was ever frozen.
-    fn is_frozen(&self, task: &TaskId) -> bool {
+    pub(super) fn is_frozen(&self, task: &TaskId) -> bool {
         self.hierarchies.is_frozen(&self.group(task)).unwrap_or(false)
     }
 
@@ -433,6 +433,12 @@ impl Containers {
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(false),
             Err(error) => Err(failed(step(), error)),
         }
+    }
+
+    pub(super) fn made_by_other(&self, task: &TaskId) -> Result<Option<String>, RuntimeError> {
+        let bundle = self.bundle(task);
+        let foreign = bundle.foreign().map_err(|error| failed(format!("read {}", bundle.0.display()), error))?;
+        Ok(foreign.map(|runtime| runtime.to_string()))
     }
 
     /// As its configuration has them.

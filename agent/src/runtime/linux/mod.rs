@@ -105,6 +105,16 @@ impl LinuxRuntime {
         self.containers.layers(task)
     }
 
+    /// Its processes stand still.
+    pub fn is_frozen(&self, task: &TaskId) -> bool {
+        self.containers.is_frozen(task)
+    }
+
+    /// Which other runtime made it, if one did.
+    pub fn foreign(&self, task: &TaskId) -> Result<Option<String>, RuntimeError> {
+        self.containers.made_by_other(task)
+    }
+
     /// False: the container has ended.
     pub async fn signal(&self, task: &TaskId, signal: i32) -> Result<bool, RuntimeError> {
         let (containers, task) = (self.containers.clone(), task.clone());

@@ -1,5 +1,6 @@
 //! What people do with containers that run. What must last is proposed; what is of the moment is asked of the agents.
 
+mod commit;
 mod files;
 mod kill;
 mod pause;
@@ -60,6 +61,11 @@ impl Containers for Api {
         let task = targets::one(&self.cluster.read(), &request.into_inner().target)?;
         let broker = self.broker.clone();
         Ok(self.stream(|replies| files::export(broker, task, replies)))
+    }
+
+    async fn commit(&self, request: Request<wire::CommitRequest>) -> Reply<wire::CommitResponse> {
+        let images = commit::commit(&self.cluster.read(), &self.broker, request.into_inner()).await?;
+        Ok(Response::new(wire::CommitResponse { images }))
     }
 
     async fn top(&self, request: Request<wire::TopRequest>) -> Reply<Self::TopStream> {

@@ -44,7 +44,7 @@ pub(super) fn command(
     let stack = StackSpec { name: of.stack.clone(), services: BTreeMap::from([(name.clone(), spec)]) };
     let spec = validated(stack)?.services.remove(&name).ok_or_else(|| Status::internal("the spec got lost"))?;
     let service = ServiceId::new(of.stack, name);
-    Ok((service.clone(), Command::RunOnce { service, one_off, spec }))
+    Ok((service.clone(), Command::RunOnce { service, one_off, spec: Box::new(spec) }))
 }
 
 fn service(state: &ClusterState, name: &str) -> Result<ServiceId, Status> {

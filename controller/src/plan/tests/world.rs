@@ -82,7 +82,7 @@ impl World {
         spec.task.resources = service.spec.task.resources.clone();
         spec.restart.condition = RestartCondition::Never;
         let one_off = OneOff { of: service_id(of).name, remove_when_ended };
-        self.apply(Command::RunOnce { service: service_id(name), one_off, spec })
+        self.apply(Command::RunOnce { service: service_id(name), one_off, spec: Box::new(spec) })
     }
 
     /// One plan, without applying it.

@@ -1,5 +1,6 @@
 //! What is done with containers that run.
 
+pub(super) mod commit;
 pub(super) mod files;
 pub(super) mod stats;
 pub(super) mod top;

@@ -40,7 +40,7 @@ fn made(request: wire::RunRequest, id: &str) -> (ServiceId, OneOff, ServiceSpec)
     match command(&state(), request, Some(id)) {
         Ok((id, Command::RunOnce { service, one_off, spec })) => {
             assert_eq!(id, service);
-            (id, one_off, spec)
+            (id, one_off, *spec)
         }
         other => panic!("{other:?}"),
     }
