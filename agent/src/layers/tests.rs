@@ -203,3 +203,27 @@ fn a_tree_that_is_too_deep_is_refused_and_not_followed() {
     let refused = stack.layers().changes(&mut |_, _| Ok(())).expect_err("too deep");
     assert!(refused.to_string().contains("nested too deep"), "{refused}");
 }
+
+#[test]
+fn the_own_layer_says_by_whiteouts_what_is_gone() {
+    let stack = Stack::new();
+    stack.file("1/etc/gone", "");
+    stack.file("1/www/old", "");
+    stack.file("0/etc/added", "text");
+    stack.whiteout("0/etc/gone");
+    stack.opaque("0/www");
+    stack.file("0/www/new", "");
+    let mut out = Vec::new();
+    stack.layers().upper(&mut out).expect("written");
+    let mut archive = ::tar::Archive::new(&out[..]);
+    let names: Vec<String> = archive
+        .entries()
+        .expect("an archive")
+        .map(|entry| entry.expect("an entry").path().expect("a path").to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(names, ["etc/", "etc/added", "etc/.wh.gone", "www/", "www/.wh..wh..opq", "www/new"]);
+
+    stack.file("0/etc/.wh.added", "");
+    let error = stack.layers().upper(&mut Vec::new()).expect_err("it would mean something else");
+    assert!(error.to_string().contains("/.wh.added cannot be in an image"), "{error}");
+}

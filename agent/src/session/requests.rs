@@ -181,8 +181,13 @@ async fn produce<S: Services>(
         request::Request::Container(asked) => return produce_containers(services, asked, answer).await,
         request::Request::Live(live) => return live::produce(services, uploads, id, live, answer).await,
         request::Request::ImageLoad(load) => {
-            have_base(services, &load.base).await?;
-            services.load(archive(uploads, id).await?).await?
+            let lacks = lacks_base(services, &load.base).await?;
+            let loaded = services.load(archive(uploads, id).await?).await;
+            match lacks {
+                // Under another name it may be here all the same.
+                Some(lacks) => loaded.map_err(|_| lacks)?,
+                None => loaded?,
+            }
         }
         request::Request::ImagePull(pull) => services.pull(&pull.reference).await?,
         request::Request::ImageList(_) => services.images().await?,
@@ -193,22 +198,19 @@ async fn produce<S: Services>(
     Ok(())
 }
 
-/// What the archive leaves out must be here.
-async fn have_base<S: Services>(services: &S, base: &str) -> Result<(), Failure> {
+/// What the archive leaves out must be here, and is pulled where it is not; else what to say of that.
+async fn lacks_base<S: Services>(services: &S, base: &str) -> Result<Option<Failure>, Failure> {
     let is_base = |image: &ImageInfo| image.id == base || image.names.iter().any(|name| is_same_reference(name, base));
     if base.is_empty() || services.images().await?.iter().any(is_base) {
-        return Ok(());
+        return Ok(None);
     }
-    let lacks = |why: &str| {
-        let text = format!("it lacks {base}, which the image is made on: {why}; `rctl image load` it there first");
-        Failure::Precondition(text)
-    };
-    match services.pull(base).await {
-        Ok(_) => Ok(()),
-        Err(
-            Failure::NotFound(why) | Failure::Invalid(why) | Failure::Precondition(why) | Failure::Unavailable(why),
-        ) => Err(lacks(&why)),
-    }
+    let (Failure::NotFound(why) | Failure::Invalid(why) | Failure::Precondition(why) | Failure::Unavailable(why)) =
+        match services.pull(base).await {
+            Ok(_) => return Ok(None),
+            Err(failure) => failure,
+        };
+    let text = format!("it lacks {base}, which the image is made on ({why}): `rctl image load` that there first");
+    Ok(Some(Failure::Precondition(text)))
 }
 
 fn images_in_use(wanted: &Wanted) -> BTreeSet<String> {

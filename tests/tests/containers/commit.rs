@@ -1,6 +1,12 @@
 //! Images made of containers.
 
-use roster_tests::{cluster::Cluster, drive::Drive};
+use std::process::Command;
+
+use roster_tests::{
+    cluster::{Cluster, repository},
+    drive::Drive,
+    lab::trial::Trial,
+};
 
 fn started(extra: &str) -> Cluster {
     let cluster = Cluster::start();
@@ -116,4 +122,33 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     cluster.ok(&["unpause", "web"]);
     assert_eq!(cluster.ok(&["exec", "web", "echo", "on"]), "on\n");
     cluster.down();
+}
+
+#[test]
+fn every_host_has_it_or_says_what_it_lacks() {
+    let trial = Trial::up(2, 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    let hello = folder.path().join("hello.tar");
+    let built = Command::new(repository().join("deploy/hello/build")).arg(&hello).status().expect("a shell");
+    assert!(built.success(), "deploy/hello/build failed: {built}");
+    trial.ok(&["node", "drain", "h2"]);
+    trial.apply(&spec("web", "roster-hello", "sleep inf", ""));
+    trial.until_running(1);
+    trial.ok(&["exec", "web", "sh", "-c", "echo here > /here"]);
+    trial.ok(&["image", "rm", "roster-hello", "--node", "h2"]);
+    let said = trial.rctl(&["commit", "web", "made"]);
+    assert!(
+        said.code == 1 && said.stderr.contains("h2: it lacks roster-hello, which the image is made on"),
+        "{said:?}"
+    );
+    // With what it lacked, it runs there as well.
+    trial.ok(&["image", "load", &hello.to_string_lossy(), "--node", "h2"]);
+    let said = trial.ok(&["commit", "web", "made"]);
+    assert!(said.contains(" on h1, h2"), "{said}");
+    trial.ok(&["node", "activate", "h2"]);
+    trial.ok(&["node", "drain", "h1"]);
+    trial.apply(&spec("web", "made", "sleep inf", ""));
+    assert_eq!(trial.until_running(1)[0]["node"], "h2");
+    assert_eq!(trial.ok(&["exec", "web", "cat", "/here"]), "here\n");
+    trial.down();
 }

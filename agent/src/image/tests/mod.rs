@@ -3,6 +3,7 @@
 //! Unpacking sets owners and makes device nodes, so these tests run as root, like the agent.
 
 mod build;
+mod commit;
 mod hostile;
 mod layers;
 mod lifecycle;
