@@ -10,6 +10,7 @@ use std::{
 };
 
 use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -33,8 +34,34 @@ pub struct Cluster {
     pub netns: Netns,
     root: TempDir,
     run: TempDir,
+    /// A file system of its own for one of the daemons' folders.
+    disk: Option<SmallDisk>,
     controller: Option<Child>,
     agent: Option<Child>,
+}
+
+/// So that a test can fill it: a tmpfs, gone with this.
+#[derive(Debug)]
+struct SmallDisk {
+    folder: &'static str,
+    mounted: TempDir,
+}
+
+impl SmallDisk {
+    fn new(folder: &'static str, size: &str) -> io::Result<Self> {
+        let mounted = TempDir::with_prefix("roster-test-disk-")?;
+        let options = format!("size={size},mode=0700");
+        mount(Some("tmpfs"), mounted.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
+        Ok(Self { folder, mounted })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(self.mounted.path(), MntFlags::MNT_DETACH) {
+            eprintln!("left over: {}: {error}", self.mounted.path().display());
+        }
+    }
 }
 
 /// The folder of the binaries under test: the tests' own build profile.
@@ -56,7 +83,19 @@ pub fn repository() -> &'static Path {
 impl Cluster {
     /// Both daemons up, the agent registered, the example image loaded.
     pub fn start() -> Self {
+        Self::empty().up()
+    }
+
+    /// With the data of one daemon, `agent` or `controller`, on a file system of that size.
+    pub fn start_on_a_small_disk(folder: &'static str, size: &str) -> Self {
+        let disk = SmallDisk::new(folder, size).expect("root may mount");
         let mut cluster = Self::empty();
+        cluster.disk = Some(disk);
+        cluster.up()
+    }
+
+    fn up(mut self) -> Self {
+        let cluster = &mut self;
         cluster.start_controller();
         cluster.start_agent();
         wait::until("the node to be Ready", || {
@@ -67,7 +106,7 @@ impl Cluster {
         let built = Command::new(repository().join("deploy/hello/build")).arg(&archive).status().expect("a shell");
         assert!(built.success(), "deploy/hello/build failed: {built}");
         cluster.ok(&["image", "load", &archive.to_string_lossy()]);
-        cluster
+        self
     }
 
     /// Folders and a network namespace, nothing running.
@@ -78,6 +117,7 @@ impl Cluster {
             netns: Netns::new().expect("root may make network namespaces"),
             root: TempDir::with_prefix("roster-test-").expect("a temporary folder"),
             run: TempDir::with_prefix_in("roster-test-", SHARED_MEMORY).expect("a temporary folder in memory"),
+            disk: None,
             controller: None,
             agent: None,
         }
@@ -85,7 +125,24 @@ impl Cluster {
 
     /// Of what belongs to the cluster. The agent's run folder is in memory, as /run is.
     pub fn path(&self, name: &str) -> PathBuf {
-        if name == AGENT_RUN { &self.run } else { &self.root }.path().join(name)
+        let small = self.disk.as_ref().filter(|disk| Path::new(name).starts_with(disk.folder));
+        let folder = match small {
+            Some(disk) => &disk.mounted,
+            None if name == AGENT_RUN => &self.run,
+            None => &self.root,
+        };
+        folder.path().join(name)
+    }
+
+    /// Leaves not a byte of the small file system, until the file that is returned is deleted. What was given back
+    /// meanwhile goes with the next call.
+    pub fn fill(&self) -> PathBuf {
+        let disk = self.disk.as_ref().expect("a cluster on a small disk");
+        let path = disk.mounted.path().join("filler");
+        let filled =
+            io::copy(&mut io::repeat(0), &mut File::options().create(true).append(true).open(&path).expect("a file"));
+        assert_eq!(filled.expect_err("it is not that big").kind(), io::ErrorKind::StorageFull);
+        path
     }
 
     pub fn endpoint(&self) -> String {
@@ -104,13 +161,26 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("cannot start {program}: {error}"))
     }
 
-    pub fn start_controller(&mut self) {
+    fn spawn_controller(&mut self) {
         let arguments = [
             format!("--data-dir={}", self.path("controller").display()),
             format!("--socket={}", self.path("controller.sock").display()),
             "--metrics=127.0.0.1:9640".to_owned(),
         ];
         self.controller = Some(self.spawn("roster-controller", &arguments));
+    }
+
+    /// Starts the controller again if it has ended, as its unit does, once a second. Whether it had.
+    pub fn keep_controller(&mut self) -> bool {
+        let ended = self.controller.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+        if ended {
+            self.spawn_controller();
+        }
+        ended
+    }
+
+    pub fn start_controller(&mut self) {
+        self.spawn_controller();
         wait::until("the controller to answer", || {
             let version = self.rctl(&["version"]);
             if version.code == 0 { Ok(()) } else { Err((version, self.log("roster-controller"))) }

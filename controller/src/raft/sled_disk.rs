@@ -320,7 +320,24 @@ pub(super) fn attributes(file: &File) -> nix::Result<nix::libc::c_int> {
     Ok(attributes)
 }
 
+/// Where sled could not finish one of its snapshots, because the disk was full or it was killed, it takes what there is
+/// of it for one that is damaged, and refuses. The one before is still there, or everything is read from the log.
+fn remove_unfinished_snapshots(log: &Path) -> Result<(), DiskError> {
+    if !log.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(log).map_err(DiskError::failed_to("read", log))? {
+        let path = entry.map_err(DiskError::failed_to("read", log))?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(&path).map_err(DiskError::failed_to("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 fn open_sled(log: &Path, dir: &Path) -> Result<sled::Db, OpenError> {
+    let unfinished = remove_unfinished_snapshots(log);
+    unfinished.map_err(|source| OpenError::Disk { dir: dir.to_owned(), source })?;
     let config = sled::Config::new().path(log).cache_capacity(CACHE_BYTES).flush_every_ms(None);
     let damaged = |reason| OpenError::Damaged { dir: dir.to_owned(), damage: Damage::Sled(reason) };
     let deadline = Instant::now() + LET_GO;

@@ -78,6 +78,23 @@ async fn snapshots_replace_the_entries_they_cover() {
     assert_eq!(std::fs::read_dir(dir.path().join("log/blobs")).unwrap().count(), 0);
 }
 
+/// What a disk that was full, or SIGKILL, left of one of sled's own snapshots.
+#[tokio::test]
+async fn a_snapshot_that_sled_could_not_finish_is_no_damage() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::open(dir.path()).await.unwrap();
+    running.say("kept").await;
+    running.stop().await;
+    for written in ["", "some of it, and no checksum"] {
+        let unfinished = dir.path().join("log/snap.FFFFFFFFFFFFFFFF.generating");
+        std::fs::write(&unfinished, written).unwrap();
+        let running = Running::open(dir.path()).await.unwrap();
+        assert_eq!(running.store.read().list(), ["kept"]);
+        assert!(!unfinished.exists());
+        running.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn many_at_once_are_each_answered_once() {
     let dir = TempDir::new().unwrap();
