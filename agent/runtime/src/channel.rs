@@ -48,6 +48,24 @@ pub enum Word {
     Failed(StartError),
 }
 
+impl Word {
+    /// What a packet says, with the descriptor that came with it; `None` for an empty one, by which the end is known.
+    pub fn parse(packet: &[u8], descriptor: Option<OwnedFd>) -> io::Result<Option<Self>> {
+        let misheard = || io::Error::new(io::ErrorKind::InvalidData, "an unknown word from the container's process");
+        let Some((tag, text)) = packet.split_first() else { return Ok(None) };
+        Ok(Some(match tag {
+            b'n' => Word::Namespaces,
+            b'g' => Word::Go,
+            b't' => Word::Terminal(descriptor.ok_or_else(misheard)?),
+            b'w' => Word::Waiting,
+            b'?' => Word::Warning(String::from_utf8_lossy(text).into_owned()),
+            b'+' => Word::Executing,
+            b'!' => Word::Failed(serde_json::from_slice(text)?),
+            _ => return Err(misheard()),
+        }))
+    }
+}
+
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
 
@@ -115,19 +133,7 @@ impl Channel {
                 Err(error) => return Err(error.into()),
             }
         };
-        let misheard = || io::Error::new(io::ErrorKind::InvalidData, "an unknown word from the container's process");
-        let text = bytes.get(1..length).unwrap_or_default();
-        Ok(Some(match bytes.first().filter(|_| length > 0) {
-            None => return Ok(None),
-            Some(b'n') => Word::Namespaces,
-            Some(b'g') => Word::Go,
-            Some(b't') => Word::Terminal(descriptor.ok_or_else(misheard)?),
-            Some(b'w') => Word::Waiting,
-            Some(b'?') => Word::Warning(String::from_utf8_lossy(text).into_owned()),
-            Some(b'+') => Word::Executing,
-            Some(b'!') => Word::Failed(serde_json::from_slice(text)?),
-            Some(_) => return Err(misheard()),
-        }))
+        Word::parse(&bytes[..length], descriptor)
     }
 
     /// Says why there will be no program, and exits.

@@ -13,6 +13,7 @@
 pub mod cgroup;
 pub mod channel;
 pub mod cli;
+pub mod config;
 pub mod container;
 pub mod enter;
 pub mod error;

@@ -210,6 +210,14 @@ impl Image {
     }
 }
 
+/// Unpacks a layer (tar; plain, gzip or zstd) into an empty directory, as an image's first one. Returns the bytes of its
+/// files. Blocks.
+pub fn unpack_layer(layer: impl io::Read, target: &Path) -> Result<u64, ImageError> {
+    let limits = Limits::default();
+    let mut budget = limits.unpacked_bytes;
+    Ok(unpack::unpack(layer, "the layer", target, &[], &mut budget, &limits)?.size)
+}
+
 /// Runs disk work off the async threads. Dropping the future does not stop it.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,

@@ -4,11 +4,12 @@ use oci_spec::runtime::Capability;
 use serde_json::{Value, json};
 
 use super::{Outcome, print as print_json};
-use crate::{container::ANNOTATION_CREATE, rootfs::MOUNT_OPTIONS, seccomp};
-
-pub(super) const OLDEST: &str = "1.0.0";
-/// Of the specification.
-pub(super) const NEWEST: &str = "1.2.0";
+use crate::{
+    config::{NEWEST, OLDEST},
+    container::ANNOTATION_CREATE,
+    rootfs::MOUNT_OPTIONS,
+    seccomp,
+};
 
 const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];

@@ -16,6 +16,7 @@ use super::{Context, Doing, Error, Outcome, foreground, life, warn};
 use crate::{
     cgroup::CgroupDirs,
     channel::{Channel, Listener, Word, killed},
+    config,
     container::{self, Birth, Stdio, asks_maker, stage_of},
     error::{StartError, Step},
     hooks,
@@ -133,7 +134,7 @@ impl Bundle {
         let config = fs::read(&file).doing(|| format!("read {}", file.display()))?;
         let spec: Spec = serde_json::from_slice(&config)
             .map_err(|error| Error::Refused(format!("{} is not understood: {error}", file.display())))?;
-        super::spec::check(&spec)?;
+        config::check(&spec)?;
         Ok(Self { path, config, spec })
     }
 }

@@ -26,6 +26,7 @@ use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use self::log::{Format, Log};
 use crate::{
     cgroup::Hierarchies,
+    config::NEWEST,
     error::StartError,
     store::{Container, Record, Status, Store, StoreError},
 };
@@ -205,7 +206,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 /// In the lines that dockerd looks for.
 fn version() -> String {
-    format!("roster-runtime version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), features::NEWEST)
+    format!("roster-runtime version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), NEWEST)
 }
 
 fn dispatch(cli: Cli) -> Outcome {

@@ -1,37 +1,12 @@
-//! config.json: what this runtime refuses of it before anything is made, and one to start from.
+//! A config.json to start from.
 
 use std::{fs, io, path::PathBuf};
 
 use clap::Args;
-use oci_spec::runtime::Spec;
 use serde_json::json;
 
-use super::{Doing, Outcome, features};
-use crate::error::StartError;
-
-/// What is refused lest it be ignored without a word. Each part checks the rest of its own.
-pub(super) fn check(spec: &Spec) -> Result<(), StartError> {
-    let refuse = |what: &str, reason: &str| Err(StartError::impossible(format!("config.json, {what}"), reason));
-    let major = spec.version().split('.').next().unwrap_or_default();
-    if major != "1" {
-        let reason = format!("{:?} is not understood: versions 1.0.0 to {} are", spec.version(), features::NEWEST);
-        return refuse("ociVersion", &reason);
-    }
-    let Some(linux) = spec.linux() else { return refuse("linux", "it is missing: no namespaces are named") };
-    if linux.intel_rdt().is_some() {
-        return refuse("linux.intelRdt", "not supported: leave it out");
-    }
-    if linux.memory_policy().is_some() {
-        return refuse("linux.memoryPolicy", "not supported: leave it out");
-    }
-    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return refuse("linux.netDevices", "not supported: leave it out");
-    }
-    if spec.windows().is_some() || spec.solaris().is_some() || spec.vm().is_some() {
-        return refuse("windows, solaris, vm", "this runtime makes Linux containers");
-    }
-    Ok(())
-}
+use super::{Doing, Outcome};
+use crate::config::NEWEST;
 
 #[derive(Debug, Args)]
 pub(super) struct Write {
@@ -55,7 +30,7 @@ fn example() -> serde_json::Value {
     let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({ "type": kind }));
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     json!({
-        "ociVersion": features::NEWEST,
+        "ociVersion": NEWEST,
         "process": {
             "terminal": true,
             "user": { "uid": 0, "gid": 0 },
@@ -95,7 +70,10 @@ fn example() -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use oci_spec::runtime::Spec;
+
     use super::*;
+    use crate::config::check;
 
     #[test]
     fn the_example_is_one_that_this_runtime_takes() {

@@ -28,22 +28,22 @@ pub enum ExecReport {
 
 /// What `roster-shim live` is to run; the first line it is sent. Every byte after that is a signal for the program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Order {
-    pub(crate) args: Vec<String>,
+pub struct Order {
+    pub args: Vec<String>,
     /// NAME=VALUE, over the container's own.
-    pub(crate) env: Vec<String>,
-    pub(crate) user: Option<String>,
-    pub(crate) working_dir: Option<String>,
-    pub(crate) input: bool,
+    pub env: Vec<String>,
+    pub user: Option<String>,
+    pub working_dir: Option<String>,
+    pub input: bool,
     /// Rows and columns.
-    pub(crate) terminal: Option<(u16, u16)>,
-    pub(crate) privileged: bool,
+    pub terminal: Option<(u16, u16)>,
+    pub privileged: bool,
 }
 
 /// What `roster-shim live` says, one to a line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum LiveReport {
+pub enum LiveReport {
     /// With it come the other ends of the program's streams: its terminal's master; or those it writes to, then the
     /// one it reads from, if it reads.
     Running,
@@ -53,7 +53,7 @@ pub(crate) enum LiveReport {
 }
 
 /// For the task that could not start.
-pub(crate) fn cause(error: StartError) -> Cause {
+pub fn cause(error: StartError) -> Cause {
     match error {
         StartError::Step { step, error } => Cause::StartFailed { step, error },
         StartError::Impossible { what, reason } => Cause::Impossible { what, reason },

@@ -5,17 +5,17 @@
 use roster_proto::report::LogStream;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry<'a> {
+pub struct Entry<'a> {
     /// Since 1970.
-    pub(crate) nanos: u64,
-    pub(crate) stream: LogStream,
-    pub(crate) partial: bool,
-    pub(crate) line: &'a [u8],
+    pub nanos: u64,
+    pub stream: LogStream,
+    pub partial: bool,
+    pub line: &'a [u8],
 }
 
 impl<'a> Entry<'a> {
     /// Appends the entry with its line end.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut Vec<u8>) {
         let stream: &[u8] = match self.stream {
             LogStream::Stdout => b"stdout",
             LogStream::Stderr => b"stderr",
@@ -29,7 +29,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Reads an entry without its line end; `None` for what is none.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut parts = bytes.splitn(4, |byte| *byte == b' ');
         let moment = std::str::from_utf8(parts.next()?).ok()?;
         let stream = match parts.next()? {

@@ -11,7 +11,7 @@ use std::{
     time::SystemTime,
 };
 
-pub(crate) use format::Entry;
+pub use format::Entry;
 pub use read::{LogError, LogQuery, LogSource, read_logs};
 
 /// Files of one container's log, the one being written included.

@@ -18,7 +18,8 @@ const LONGEST_LINE: usize = 16 * 1024;
 /// What will be `0.log`, for the moment of a rotation.
 const NEXT_FILE: &str = "next.log";
 
-pub(super) struct LogFile {
+#[derive(Debug)]
+pub struct LogFile {
     dir: PathBuf,
     file: File,
     size: u64,
@@ -33,11 +34,12 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(dir: &Path) -> io::Result<Self> {
         Self::with_capacity(dir, LOG_FILE_SIZE)
     }
 
-    fn with_capacity(dir: &Path, capacity: u64) -> io::Result<Self> {
+    /// Begins a new file after so many bytes.
+    pub fn with_capacity(dir: &Path, capacity: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let file = append_to(dir, &file_name(0))?;
         let size = file.metadata()?.len();
@@ -46,7 +48,7 @@ impl LogFile {
     }
 
     /// Takes what the container wrote at `nanos`, in pieces of any kind.
-    pub(super) fn write(&mut self, stream: LogStream, mut bytes: &[u8], nanos: u64) {
+    pub fn write(&mut self, stream: LogStream, mut bytes: &[u8], nanos: u64) {
         self.note_loss(nanos);
         while !bytes.is_empty() {
             let room = LONGEST_LINE - self.unfinished[stream as usize].len();
@@ -65,7 +67,7 @@ impl LogFile {
     }
 
     /// Writes what is left of a line without an end.
-    pub(super) fn finish(&mut self, stream: LogStream) {
+    pub fn finish(&mut self, stream: LogStream) {
         if !self.unfinished[stream as usize].is_empty() {
             self.entry(stream, false, &[], super::run::clock());
         }

@@ -36,6 +36,7 @@ use std::{
 
 use roster_runtime::cgroup::CgroupDirs;
 
+pub use self::log_file::LogFile;
 use super::{
     lease::LeaseFile,
     record::BundleDir,
