@@ -16,7 +16,7 @@ use nix::{
     libc,
     sys::socket::{
         AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4,
-        bind, connect, listen, recvmsg, sendmsg, socket, socketpair,
+        bind, connect, listen, recv, recvmsg, sendmsg, socket, socketpair,
     },
 };
 
@@ -121,12 +121,19 @@ impl Channel {
 
     /// `None`: the other end is closed.
     pub fn hear(&self) -> io::Result<Option<Word>> {
-        let mut bytes = vec![0; LARGEST];
+        let socket = self.0.as_raw_fd();
+        let mut bytes = Vec::new();
         let mut space = cmsg_space!(RawFd);
         let (length, descriptor) = loop {
-            let mut parts = [IoSliceMut::new(&mut bytes)];
-            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                Ok(message) => break (message.bytes, received(message.cmsgs()?)),
+            // No more room than it takes: who stays with a container keeps what memory it ever used.
+            let heard = recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC).and_then(|length| {
+                bytes.resize(length.min(LARGEST), 0);
+                let mut parts = [IoSliceMut::new(&mut bytes)];
+                let message = recvmsg::<()>(socket, &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+                Ok((message.bytes, received(message.cmsgs()?)))
+            });
+            match heard {
+                Ok(heard) => break heard,
                 Err(nix::Error::EINTR) => {}
                 // A process that was killed with something unread.
                 Err(nix::Error::ECONNRESET) => return Ok(None),

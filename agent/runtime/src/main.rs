@@ -1,5 +1,8 @@
 //! `roster-runtime`: see [`roster_runtime::cli`].
 
+#[cfg(early_entry)]
+mod entry;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -76,7 +76,9 @@ struct Global {
     rootless: String,
 }
 
+// A command's arguments are defined when it is called: those of all take time, and more memory than a container's making.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     /// Make a container, with its first process waiting to be started
     Create(make::Create),
