@@ -71,7 +71,7 @@ async fn empty_files_are_limited_too() {
     let script = "i=0; while echo -n > /f$i; do i=$((i+1)); done; echo $i files";
     let (how, said) = host.script("t1", limited(script, 8 * MIB)).await;
     assert_eq!(how, Exit::Code(0));
-    let files: u64 = said.lines().last().and_then(|line| line.strip_suffix(" files")?.parse().ok()).expect("a number");
+    let files: u64 = said.lines().find_map(|line| line.strip_suffix(" files")?.parse().ok()).expect("a number");
     assert!(files > 500 && files < 2000 && said.contains("No space left on device"), "{said}");
 }
 
