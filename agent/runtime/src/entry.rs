@@ -153,7 +153,7 @@ global_asm!(
     te = const TE,
     attributes = const MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV,
     here = const libc::AT_FDCWD,
-    clone = const libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC as u32,
+    clone = const libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC,
     empty_path = const libc::AT_EMPTY_PATH,
     statfs_call = const libc::SYS_statfs,
     open_tree = const libc::SYS_open_tree,

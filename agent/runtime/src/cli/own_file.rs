@@ -3,6 +3,8 @@
 //! A process on its way into a container still is this program: what executes `/proc/self/exe` there, or opens it, has
 //! the host's file, and root could write to it once it is not running. So whatever becomes such a process is executed
 //! anew through a read-only mount that is nowhere in the tree of mounts: nobody can make it writable again.
+//!
+//! Where it can be, that was done before the program got here (`src/entry.rs`), and only what failed there is left.
 
 use std::{
     convert::Infallible,
