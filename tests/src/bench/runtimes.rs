@@ -230,9 +230,12 @@ impl Bundle {
         let bundle = self.prepared_with("memory", &["/bin/sleep", "1000"])?;
         let mut staying = self.command(program, &bundle, "memory");
         let mut staying = staying.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?;
-        let marker = format!("/proc/{0}/task/{0}/children", staying.id());
+        // A runtime of several threads starts it from any of them.
+        let threads = format!("/proc/{}/task", staying.id());
         let runs = || {
-            let children = fs::read_to_string(&marker).unwrap_or_default();
+            let threads = fs::read_dir(&threads).into_iter().flatten().flatten();
+            let children: String =
+                threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect();
             let sleeps = |pid: &str| {
                 fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"sleep\x001000\x00"))
             };
