@@ -66,8 +66,8 @@ impl Kind {
             ("Enroll", _) => Self::Change,
             ("Cluster", "CreateToken") => Self::Secret,
             ("Control", "Logs" | "LoadImage" | "PullImage" | "ListImages" | "RemoveImage") => Self::Agents,
-            ("Containers", "Top" | "Stats" | "Diff" | "Export") => Self::Agents,
-            ("Containers", "Kill" | "Commit") => Self::Once,
+            ("Containers", "Top" | "Stats" | "Diff" | "Export" | "Commit") => Self::Agents,
+            ("Containers", "Kill") => Self::Once,
             ("Live", _) => Self::Once,
             _ => Self::Own,
         }

@@ -71,7 +71,7 @@ async fn each_container_that_is_signalled_has_an_answer_of_its_own() {
 #[tokio::test]
 async fn images_are_loaded_listed_and_removed() {
     let (bench, agent) = connected().await;
-    let loaded = answer(&bench, "r1", Request::ImageLoad(wire::ImageLoad {})).await;
+    let loaded = answer(&bench, "r1", Request::ImageLoad(wire::ImageLoad::default())).await;
     assert!(matches!(&loaded[..], [Part::Images(images)] if images.images[0].size == 8), "{loaded:?}");
     answer(&bench, "r2", Request::ImagePull(wire::ImagePull { reference: "web:1".into() })).await;
     let remove = || Request::ImageRemove(wire::ImageRemove { reference: "web:1".into() });
