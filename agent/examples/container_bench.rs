@@ -102,6 +102,7 @@ impl Bench {
             shim,
             runtimes: Default::default(),
             disk: None,
+            keep_failed: 0,
         })?);
         let image = ImageConfigurationBuilder::default()
             .architecture("amd64")

@@ -21,7 +21,7 @@ use crate::{
 /// Containers ended at a time.
 const AT_ONCE: usize = 16;
 /// Of the directories under the agent's own; anything else in there is not ours to delete.
-const DATA: [&str; 8] = ["images", "containers", "disks", "logs", "base", "trash", "ledger", "identity"];
+const DATA: [&str; 9] = ["images", "containers", "disks", "kept", "logs", "base", "trash", "ledger", "identity"];
 const RUN: [&str; 5] = ["tasks", "trash", "netns", "lease", "lock"];
 /// Another thread of this process may be deleting in the same directory.
 const DELETIONS: u32 = 5;

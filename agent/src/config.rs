@@ -13,7 +13,7 @@ use crate::{
     capacity::{self, CapacityError},
     membership,
     network::Subnet,
-    runtime::linux::foreign::ForeignRuntime,
+    runtime::linux::{containers::kept::KEPT, foreign::ForeignRuntime},
     telemetry::LogFormat,
 };
 
@@ -146,6 +146,13 @@ pub struct Flags {
     /// directory: needs mkfs.ext4 and loop devices.
     #[arg(long, global = true, env = "ROSTER_CONTAINER_DISK", value_name = "SIZE", value_parser = disk)]
     pub container_disk: Option<u64>,
+
+    /// Failed containers kept for inspection, of each replica the last; 0 keeps none
+    ///
+    /// With their files, which `rctl debug`, `diff`, `export` and `cp` show. Beyond so many the oldest go; on a disk
+    /// of which less than a twentieth is free none is kept.
+    #[arg(long, global = true, env = "ROSTER_KEEP_FAILED", value_name = "COUNT", default_value_t = KEPT)]
+    pub keep_failed: usize,
 
     /// The program that holds one container [default: roster-shim beside this one]
     #[arg(long, global = true, env = "ROSTER_SHIM", value_name = "PATH")]

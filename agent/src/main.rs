@@ -20,7 +20,7 @@ use roster_agent::{
     config::{Cli, Command, Flags},
     image::ImageStore,
     network::{Network, NetworkConfig},
-    runtime::linux::{LinuxConfig, LinuxRuntime, shim_beside},
+    runtime::linux::{LinuxConfig, LinuxRuntime, containers::kept::layers_in_use, shim_beside},
     services::HostServices,
     telemetry::{self, Chain},
 };
@@ -113,7 +113,9 @@ async fn sweep(flags: &Flags, purge: bool, grace: Duration) -> Result<(), Failur
 
 impl Host {
     async fn open(flags: &Flags) -> Result<Self, Failure> {
-        let images = Arc::new(ImageStore::open(&flags.data_dir.join("images"))?);
+        let (data_dir, run_dir) = (flags.data_dir.clone(), flags.run_dir.clone());
+        let used = Box::new(move || layers_in_use(&data_dir, &run_dir));
+        let images = Arc::new(ImageStore::open_for(&flags.data_dir.join("images"), used)?);
         let network = Arc::new(
             Network::open(NetworkConfig {
                 bridge: flags.bridge.clone(),
@@ -131,6 +133,7 @@ impl Host {
             shim: flags.shim.clone().map_or_else(shim_beside, Ok).map_err(StartError::NoShim)?,
             runtimes: flags.runtimes.iter().cloned().collect(),
             disk: flags.container_disk,
+            keep_failed: flags.keep_failed,
         };
         let runtime = Arc::new(LinuxRuntime::open(config, images.clone(), network.clone())?);
         Ok(Self { runtime, images, network })

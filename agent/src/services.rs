@@ -2,6 +2,7 @@
 
 mod commit;
 mod files;
+mod kept;
 mod processes;
 mod signal;
 mod stats;
@@ -99,6 +100,7 @@ impl Services for HostServices {
             container_request::Request::Commit(asked) => {
                 commit::commit(&self.runtime, &self.images, asked, answers).await
             }
+            container_request::Request::Kept(task) => kept::tell(&self.runtime, task, answers).await,
             container_request::Request::Measure(asked) => stats::measure(&self.runtime, asked.tasks, answers).await,
         }
     }
@@ -187,15 +189,18 @@ impl From<LiveError> for Failure {
     fn from(error: LiveError) -> Self {
         let message = Chain(&error).to_string();
         match error {
-            LiveError::NotRunning(_) => Failure::NotFound(message),
+            LiveError::NotRunning(_) | LiveError::NotKept(_) => Failure::NotFound(message),
             LiveError::Tree(TreeError::NotFound(_)) => Failure::NotFound(message),
             LiveError::Tree(TreeError::BrokenOff(_)) => Failure::Unavailable(message),
             LiveError::Start(StartError::Impossible { .. }) | LiveError::Wrong(_) => Failure::Invalid(message),
             LiveError::Tree(_) => Failure::Precondition(message),
             LiveError::CannotAttach | LiveError::TooSlow => Failure::Precondition(message),
-            LiveError::Paused | LiveError::Foreign(_) | LiveError::Start(_) | LiveError::Runtime(_) => {
-                Failure::Precondition(message)
-            }
+            LiveError::OnlyKept(_)
+            | LiveError::Inspected
+            | LiveError::Paused
+            | LiveError::Foreign(_)
+            | LiveError::Start(_)
+            | LiveError::Runtime(_) => Failure::Precondition(message),
             LiveError::BrokenOff(_) | LiveError::Io { .. } | LiveError::ShimDied => Failure::Unavailable(message),
         }
     }

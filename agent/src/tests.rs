@@ -138,5 +138,5 @@ fn with_port(assignment: Assignment) -> Assignment {
 
 fn set(generation: u64, tasks: impl IntoIterator<Item = Assignment>) -> AssignmentSet {
     let tasks = tasks.into_iter().map(|assignment| (assignment.task.clone(), assignment)).collect();
-    AssignmentSet { generation: Version(generation), tasks }
+    AssignmentSet { generation: Version(generation), tasks, ..AssignmentSet::default() }
 }

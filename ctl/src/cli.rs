@@ -2,6 +2,7 @@
 
 mod cluster;
 mod containers;
+mod debug;
 mod live;
 mod node;
 
@@ -13,6 +14,7 @@ pub use self::cluster::{
     AgentDir, Cluster, Context, Init, Join, MachineRole, PersonRole, Restore, Setting, Sure, Token, User, What,
 };
 pub use self::containers::{Commit, Diff, Export, Kill, Pause, Restart, Stats, Top, Unpause};
+pub use self::debug::Debug;
 pub use self::live::{Attach, Cp, Exec, Inside, Place, Run};
 pub use self::node::{Drain, Label, LabelChange, Node, Nodes as NamedNodes, RemoveNodes};
 use crate::{client::Wishes, render::Format};
@@ -172,6 +174,10 @@ Examples:
     /// Watch a container's own program, and type to it
     #[command(after_help = live::ATTACH)]
     Attach(Attach),
+
+    /// Open a shell of the node's in a container, also in one that has failed
+    #[command(after_help = debug::HELP)]
+    Debug(Debug),
 
     /// Copy files into running containers and out of them
     #[command(after_help = live::CP)]
@@ -373,6 +379,9 @@ pub struct Inspect {
 pub struct Logs {
     /// A stack, a service, a replica, or a task's id or its beginning
     pub target: String,
+    /// Of the last container of a replica that failed alone
+    #[arg(long)]
+    pub failed: bool,
     /// Go on with new lines
     #[arg(short, long)]
     pub follow: bool,

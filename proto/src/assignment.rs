@@ -3,7 +3,10 @@
 //! A session begins with a whole set; later changes travel as chained increments, each naming the generation it
 //! builds on. The agent's own code only ever sees whole sets.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +43,9 @@ pub struct PublishedPort {
 pub struct AssignmentSet {
     pub generation: Version,
     pub tasks: BTreeMap<TaskId, Assignment>,
+    /// Failed tasks whose containers are kept for inspection: of each slot the last.
+    #[serde(default)]
+    pub kept: BTreeSet<TaskId>,
 }
 
 /// Turns the set of generation `base` into the one of `generation`.
@@ -49,6 +55,8 @@ pub struct AssignmentDiff {
     pub generation: Version,
     pub put: Vec<Assignment>,
     pub remove: Vec<TaskId>,
+    pub keep: Vec<TaskId>,
+    pub drop: Vec<TaskId>,
 }
 
 /// An increment that does not fit the set it was applied to; the session asks for a whole set.
@@ -78,6 +86,8 @@ impl AssignmentSet {
                 .map(|(_, assignment)| assignment.clone())
                 .collect(),
             remove: self.tasks.keys().filter(|id| !next.tasks.contains_key(*id)).cloned().collect(),
+            keep: next.kept.difference(&self.kept).cloned().collect(),
+            drop: self.kept.difference(&next.kept).cloned().collect(),
         }
     }
 
@@ -91,6 +101,8 @@ impl AssignmentSet {
         for assignment in diff.put {
             self.tasks.insert(assignment.task.clone(), assignment);
         }
+        self.kept.retain(|id| !diff.drop.contains(id));
+        self.kept.extend(diff.keep);
         self.generation = diff.generation;
         Ok(())
     }

@@ -34,7 +34,7 @@ use crate::{
     namespaces::Namespaces,
     process::{labels, scheduling},
     program::{Confinement, Program, first_foreign},
-    rootfs::{self, Root, Sources, Way},
+    rootfs::{self, Root, Sources, Way, toolbox::Toolbox},
     seccomp, signal, sys, sysctl, terminal,
 };
 
@@ -91,6 +91,8 @@ pub struct Birth<'a> {
     pub preserved: u32,
     pub no_pivot: bool,
     pub keep_keyring: bool,
+    /// It is to have the host's programs beside its own root.
+    pub toolbox: Option<Toolbox>,
 }
 
 /// Makes the container around the calling process and executes its program. Reports failure to the maker and exits.
@@ -119,6 +121,9 @@ fn live(birth: &mut Birth<'_>, spec: &Spec) -> Result<Infallible, StartError> {
     create_sources(spec)?;
     let confinement = enter_namespaces(birth, spec)?;
     let terminal = make_root(birth, spec)?;
+    if let Some(toolbox) = birth.toolbox.take() {
+        toolbox.enter()?;
+    }
     let first = first_foreign(birth.preserved)?;
     // A container may be created without a process, but not started.
     let program = process.map(|process| Program::of(process, confinement)).transpose()?;

@@ -32,7 +32,8 @@ use crate::{
     namespaces::become_root,
     process::{labels, scheduling},
     program::{Confinement, Program, first_foreign},
-    rootfs, seccomp, signal, sys, terminal,
+    rootfs::{self, toolbox::Toolbox},
+    seccomp, signal, sys, terminal,
 };
 
 /// What the process is given.
@@ -49,6 +50,8 @@ pub struct Entry<'a> {
     pub personality: Option<LinuxPersonality>,
     pub dies_with_maker: bool,
     pub preserved: u32,
+    /// It is to have the host's programs.
+    pub toolbox: Option<Toolbox>,
 }
 
 /// The process is a child of the caller's; whether its program runs is heard by the channel.
@@ -91,7 +94,7 @@ pub unsafe fn enter(entry: Entry<'_>) -> Result<Entered, StartError> {
     }
 }
 
-fn bridge(entry: Entry<'_>, channel: &mut Channel, bore: OwnedFd) -> Result<Infallible, StartError> {
+fn bridge(mut entry: Entry<'_>, channel: &mut Channel, bore: OwnedFd) -> Result<Infallible, StartError> {
     // A process on its way into a container must not be open to the ones already there.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step(|| "hide the process".to_owned())?;
     let confinement = Confinement {
@@ -120,6 +123,9 @@ fn bridge(entry: Entry<'_>, channel: &mut Channel, bore: OwnedFd) -> Result<Infa
     }
     if entry.namespaces & libc::CLONE_NEWUSER != 0 {
         become_root()?;
+    }
+    if let Some(toolbox) = entry.toolbox.take() {
+        toolbox.enter()?;
     }
     // SAFETY: this process is a copy of one thread.
     let forked = unsafe { sys::fork_into(libc::CLONE_PARENT, directory.as_ref().map(AsFd::as_fd)) };

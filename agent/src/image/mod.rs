@@ -52,7 +52,15 @@ pub use self::{
     commit::{Staged, Wanted},
     error::{ErrorKind, ImageError},
 };
-use self::{digest::Digest, limits::Limits, reference::Reference, store::Store};
+use self::{
+    digest::Digest,
+    limits::Limits,
+    reference::Reference,
+    store::{Store, Users},
+};
+
+/// Asked whenever layers are to be deleted.
+pub type LayersInUse = Box<dyn Fn() -> io::Result<Vec<PathBuf>> + Send + Sync>;
 
 /// Bytes of an archive taken from its sender at a time.
 const CHUNK: usize = 64 << 10;
@@ -101,11 +109,16 @@ pub struct Removed {
 impl ImageStore {
     /// Opens or makes the store at `root`, and removes what unfinished work left. Blocks on the disk.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
-        Self::open_with(root, Limits::default())
+        Self::open_with(root, Limits::default(), Box::new(|| Ok(Vec::new())))
     }
 
-    fn open_with(root: &Path, limits: Limits) -> Result<Self, ImageError> {
-        Ok(Self { store: Arc::new(Store::open(root, limits)?), pulls: Mutex::default() })
+    /// The same, and the layers that `used` names stay, whatever becomes of their images.
+    pub fn open_for(root: &Path, used: LayersInUse) -> Result<Self, ImageError> {
+        Self::open_with(root, Limits::default(), used)
+    }
+
+    fn open_with(root: &Path, limits: Limits, used: LayersInUse) -> Result<Self, ImageError> {
+        Ok(Self { store: Arc::new(Store::open(root, limits, Users(used))?), pulls: Mutex::default() })
     }
 
     /// The image that `reference` means, if it is here: `name[:tag][@digest]`, or an image id (`sha256:…`, or at

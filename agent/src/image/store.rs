@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
@@ -39,6 +40,16 @@ pub(super) struct Store {
     pins: Mutex<HashMap<Digest, usize>>,
     parsed: Mutex<HashMap<Digest, Parsed>>,
     staged: AtomicU64,
+    users: Users,
+}
+
+/// Tells which layers are in use by containers.
+pub(super) struct Users(pub(super) Box<dyn Fn() -> io::Result<Vec<PathBuf>> + Send + Sync>);
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Users")
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +67,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Store {
-    pub(super) fn open(root: &Path, limits: Limits) -> Result<Self, ImageError> {
+    pub(super) fn open(root: &Path, limits: Limits, users: Users) -> Result<Self, ImageError> {
         let store = Self {
             root: root.to_owned(),
             limits,
@@ -66,6 +77,7 @@ impl Store {
             pins: Mutex::default(),
             parsed: Mutex::default(),
             staged: AtomicU64::new(0),
+            users,
         };
         let staging = store.root.join("staging");
         match fs::remove_dir_all(&staging) {
@@ -256,19 +268,22 @@ impl Store {
         Ok(removed)
     }
 
-    /// Removes the layers and blobs that no image refers to and nobody is about to refer to.
+    /// Removes the layers and blobs that no image refers to, no container uses, and nobody is about to refer to.
     pub(super) fn sweep(&self, _writing: &Writing<'_>) -> Result<(), ImageError> {
         let index = self.index();
         let layers: HashSet<String> =
             index.images.values().flat_map(|image| &image.layers).map(|layer| layer.chain.hex()).collect();
         let blobs: HashSet<String> = index.images.keys().map(Digest::hex).collect();
+        let used = (self.users.0)()
+            .map_err(|error| ImageError::io("find the containers that use", &self.layer_dir(), error))?;
+        let used: HashSet<&str> = used.iter().map(|layer| file_name(layer)).collect();
         let unwanted = self.staging()?;
         {
             let pins = lock(&self.pins);
             let pinned: HashSet<String> = pins.keys().map(Digest::hex).collect();
             for (number, path) in entries(&self.layer_dir())?.into_iter().enumerate() {
                 let name = file_name(&path);
-                if !layers.contains(name) && !pinned.contains(name) {
+                if !layers.contains(name) && !pinned.contains(name) && !used.contains(name) {
                     let target = unwanted.path.join(number.to_string());
                     fs::rename(&path, target).map_err(|error| ImageError::io("remove", &path, error))?;
                 }

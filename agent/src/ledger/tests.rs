@@ -25,7 +25,7 @@ fn set(generation: u64, tasks: &[&str]) -> AssignmentSet {
         paused: false,
     };
     let tasks = tasks.iter().map(|name| (id(name), assignment(name))).collect();
-    AssignmentSet { generation: Version(generation), tasks }
+    AssignmentSet { generation: Version(generation), tasks, ..AssignmentSet::default() }
 }
 
 fn outcome() -> TaskStatus {

@@ -13,6 +13,7 @@ pub(super) async fn execute<R: Runtime>(runtime: &R, step: &Step) -> Result<Done
         Step::Stop { task, .. } => runtime.stop(task).await.map(|()| Done::Nothing),
         Step::Kill { task } => runtime.kill(task).await.map(|()| Done::Nothing),
         Step::Remove { task } => runtime.remove(task).await.map(|()| Done::Nothing),
+        Step::Keep { task } => runtime.keep(task).await.map(Done::Kept),
         // These change the agent's own books only, which the loop that owns them has done by now.
         Step::Abandon { .. } | Step::Settle { .. } | Step::Forget { .. } => Ok(Done::Nothing),
     }

@@ -104,6 +104,8 @@ pub enum Why {
 pub enum Done {
     Prepared(Prepared),
     Started(Started),
+    /// Whether there was anything to keep, and room for it.
+    Kept(bool),
     Nothing,
 }
 
@@ -188,13 +190,16 @@ impl Local {
                     stopping.killed = Some(now);
                 }
             }
-            (Verb::Remove, Done::Nothing) => {
-                self.phase = None;
-                facts.exposed = false;
-                facts.frozen = false;
-            }
+            (Verb::Remove, Done::Nothing) => self.gone(None),
+            (_, Done::Kept(kept)) => self.gone(kept.then_some(Phase::Kept)),
             _ => {}
         }
+    }
+
+    fn gone(&mut self, left: Option<Phase>) {
+        self.phase = left;
+        self.facts.exposed = false;
+        self.facts.frozen = false;
     }
 
     /// The step under way was given up before it had an effect.
@@ -237,6 +242,12 @@ impl Facts {
         }
     }
 
+    /// It ran, and its outcome is a failure.
+    pub fn has_failed(&self) -> bool {
+        let failed = |outcome: &TaskStatus| outcome.state == TaskState::Failed && outcome.started.is_some();
+        self.outcome.as_ref().is_some_and(failed)
+    }
+
     /// The failure that ends the task, if trying again makes no sense any more.
     pub fn fatal(&self) -> Option<&Trouble> {
         [(Verb::Prepare, PREPARE_TRIES), (Verb::Start, START_TRIES)].into_iter().find_map(|(verb, tries)| {
@@ -253,7 +264,7 @@ pub fn status(assignment: &Assignment, local: &Local, now: Timestamp) -> Option<
     }
     match &local.phase {
         Some(Phase::Running(started)) => Some(running(assignment, facts, started)),
-        Some(Phase::Ended(_)) => None,
+        Some(Phase::Ended(_) | Phase::Kept) => None,
         Some(Phase::Broken) | None => underway(assignment, facts, now),
     }
 }

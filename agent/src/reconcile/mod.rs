@@ -44,7 +44,7 @@ use self::{
     execute::execute,
     local::{Done, Local, RETRY},
     permits::Permits,
-    plan::{Footing, Step},
+    plan::{Footing, Step, Wish},
 };
 use crate::{
     clock::{self, BootTime},
@@ -318,7 +318,8 @@ impl<R: Runtime> Reconciler<R> {
             authoritative: self.current.authoritative,
             leased: self.leased.is_some_and(|until| until > BootTime::now()),
         };
-        let next = plan::next(task, wanted, footing, local, clock::now());
+        let wish = Wish { assignment: wanted, kept: set.as_ref().is_some_and(|set| set.kept.contains(task)) };
+        let next = plan::next(task, wish, footing, local, clock::now());
         if let Some(upkeep) = self.upkeep.get_mut(task) {
             upkeep.wake = next.wake;
         }

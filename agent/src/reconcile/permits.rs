@@ -32,7 +32,7 @@ impl Permits {
         match verb {
             Verb::Prepare => &self.prepare,
             Verb::Start => &self.start,
-            Verb::Remove => &self.remove,
+            Verb::Remove | Verb::Keep => &self.remove,
             _ => &self.end,
         }
         .clone()

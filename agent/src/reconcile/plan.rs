@@ -12,6 +12,7 @@
 //! * A singleton is started only while the node holds a lease.
 //! * An outcome is recorded before its container is removed, and the container stays until the controller has the
 //!   outcome on disk.
+//! * What failed is kept for inspection, until the controller's set names the task in none of its two parts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,6 +103,10 @@ pub enum Step {
     Remove {
         task: TaskId,
     },
+    /// Removes all of it but what can be looked at later: its files, its log, its figures.
+    Keep {
+        task: TaskId,
+    },
     /// Nothing is left of the task and nobody asks for it.
     Forget {
         task: TaskId,
@@ -120,6 +125,7 @@ pub enum Verb {
     Kill,
     Settle,
     Remove,
+    Keep,
     Forget,
 }
 
@@ -139,16 +145,31 @@ pub fn plan(view: View<'_>) -> Plan {
     let ids: BTreeSet<&TaskId> = set.tasks.keys().chain(view.tasks.keys()).collect();
     for id in ids {
         let local = view.tasks.get(id).unwrap_or(&nothing);
-        let next = next(id, set.tasks.get(id), view.footing, local, view.now);
+        let next = next(id, Wish::of(set, id), view.footing, local, view.now);
         plan.steps.extend(next.step);
         plan.wake = earlier(plan.wake, next.wake);
     }
     plan
 }
 
+/// What the set says of one task.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    pub assignment: Option<&'a Assignment>,
+    /// It failed, and is there for inspection.
+    pub kept: bool,
+}
+
+impl<'a> Wish<'a> {
+    pub fn of(set: &'a AssignmentSet, task: &TaskId) -> Self {
+        Self { assignment: set.tasks.get(task), kept: set.kept.contains(task) }
+    }
+}
+
 /// The next step of one task.
-pub fn next(task: &TaskId, wanted: Option<&Assignment>, footing: Footing, local: &Local, now: Timestamp) -> Next {
+pub fn next(task: &TaskId, wish: Wish<'_>, footing: Footing, local: &Local, now: Timestamp) -> Next {
     let facts = &local.facts;
+    let wanted = wish.assignment;
     if let Some((verb, since)) = facts.busy {
         let over = match wanted {
             Some(assignment) => assignment.desired != Desired::Run,
@@ -159,7 +180,7 @@ pub fn next(task: &TaskId, wanted: Option<&Assignment>, footing: Footing, local:
     }
     let step = match wanted {
         None if !footing.authoritative => return Next::default(),
-        None => unwanted(task, local, now),
+        None => unwanted(task, wish.kept, local, now),
         Some(_) if facts.outcome.is_some() => settled(task, local, now),
         Some(assignment) => toward(assignment, footing.leased, local, now),
     };
@@ -190,22 +211,27 @@ fn while_busy(task: &TaskId, over: bool, verb: Verb, since: Timestamp, now: Time
     Next { step: None, wake }
 }
 
-fn unwanted(task: &TaskId, local: &Local, now: Timestamp) -> Turn {
+fn unwanted(task: &TaskId, kept: bool, local: &Local, now: Timestamp) -> Turn {
     let task = task.clone();
     match local.phase {
         None => Turn::Step(Step::Forget { task }),
         Some(Phase::Running(_)) => stop(task, Why::Unwanted, local.facts.grace, &local.facts, now),
-        Some(Phase::Ended(_) | Phase::Broken) => Turn::Step(Step::Remove { task }),
+        Some(Phase::Ended(_) | Phase::Broken) if kept => Turn::Step(Step::Keep { task }),
+        Some(Phase::Kept) if kept => REST,
+        Some(Phase::Ended(_) | Phase::Broken | Phase::Kept) => Turn::Step(Step::Remove { task }),
     }
 }
 
 fn settled(task: &TaskId, local: &Local, now: Timestamp) -> Turn {
     match local.phase {
-        None => REST,
+        None | Some(Phase::Kept) => REST,
         // Its record says it ended, so this is none of what the controller counts on.
         Some(Phase::Running(_)) => stop(task.clone(), Why::Unwanted, local.facts.grace, &local.facts, now),
         Some(Phase::Ended(_) | Phase::Broken) if local.facts.acknowledged => {
-            Turn::Step(Step::Remove { task: task.clone() })
+            Turn::Step(match local.facts.has_failed() {
+                true => Step::Keep { task: task.clone() },
+                false => Step::Remove { task: task.clone() },
+            })
         }
         Some(Phase::Ended(_) | Phase::Broken) => REST,
     }
@@ -225,7 +251,8 @@ fn toward(assignment: &Assignment, leased: bool, local: &Local, now: Timestamp) 
         (Some(Phase::Running(_)), None) if facts.unhealthy.is_some() => stop(task, Why::Unhealthy, grace, facts, now),
         (Some(Phase::Running(_)), None) if assignment.paused != facts.frozen => pause(assignment, facts),
         (Some(Phase::Running(_)), None) => look_up_healthcheck(assignment, facts),
-        (Some(Phase::Broken) | None, Some(reason)) => settle(task, stopped_status(reason, facts, now)),
+        (Some(Phase::Broken | Phase::Kept) | None, Some(reason)) => settle(task, stopped_status(reason, facts, now)),
+        (Some(Phase::Kept), None) => settle(task, local::last_status(TaskState::Failed, Cause::ShimLost, now, facts)),
         (Some(Phase::Broken) | None, None) if facts.started.is_some() => {
             settle(task, local::last_status(TaskState::Failed, Cause::ShimLost, now, facts))
         }
@@ -369,6 +396,7 @@ impl Step {
             Step::Kill { .. } => Verb::Kill,
             Step::Settle { .. } => Verb::Settle,
             Step::Remove { .. } => Verb::Remove,
+            Step::Keep { .. } => Verb::Keep,
             Step::Forget { .. } => Verb::Forget,
         }
     }
@@ -385,6 +413,7 @@ impl Step {
             | Step::Kill { task }
             | Step::Settle { task, .. }
             | Step::Remove { task }
+            | Step::Keep { task }
             | Step::Forget { task } => Some(task),
         }
     }
@@ -403,6 +432,7 @@ impl Verb {
             Verb::Kill => "kill",
             Verb::Settle => "settle",
             Verb::Remove => "remove",
+            Verb::Keep => "keep",
             Verb::Forget => "forget",
         }
     }

@@ -259,6 +259,17 @@ impl Runtime for MemoryRuntime {
         })
     }
 
+    async fn keep(&self, task: &TaskId) -> Result<bool, RuntimeError> {
+        self.enter("keep", task.as_str()).await?;
+        let mut world = self.world();
+        world.end(task, Exit::Signal(SIGKILL));
+        match world.containers.get(task) {
+            Some(container) => _ = container.phase.send_replace(Phase::Kept),
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
     async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
         self.enter("remove", task.as_str()).await?;
         let mut world = self.world();

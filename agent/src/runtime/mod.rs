@@ -59,6 +59,10 @@ pub trait Runtime: Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<Probed, RuntimeError>> + Send;
 
+    /// As `remove`, but its files, its log and its last figures stay for inspection. False: there was nothing to keep, or
+    /// no room for it, and it is removed.
+    fn keep(&self, task: &TaskId) -> impl Future<Output = Result<bool, RuntimeError>> + Send;
+
     /// Kills what still runs and removes every trace but the log. Goes on past errors and returns all of them.
     fn remove(&self, task: &TaskId) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
@@ -84,6 +88,8 @@ pub enum Phase {
     Ended(Ended),
     /// Neither: to be removed.
     Broken,
+    /// It failed, and only what can be looked at is left.
+    Kept,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

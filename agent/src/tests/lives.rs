@@ -1,12 +1,13 @@
 //! From assignment to removal.
 
 use roster_proto::{
+    assignment::AssignmentSet,
     cause::Cause,
     task::{Health, TaskState},
 };
 
 use super::{controller::until, *};
-use crate::runtime::{Exit, memory};
+use crate::runtime::{Exit, Phase, memory};
 
 #[tokio::test]
 async fn a_task_runs_fails_and_is_cleared_away() {
@@ -20,11 +21,12 @@ async fn a_task_runs_fails_and_is_cleared_away() {
     let status = bench.controller.until_task(&id("a"), |status| status.state == TaskState::Failed).await;
     assert_eq!(status.cause, Some(Cause::Exited { code: 3 }));
     assert!(status.started.is_some() && status.finished >= status.started, "{status:?}");
-    until("the container's removal", || bench.runtime.phase(&id("a")).map_or(Ok(()), Err)).await;
+    until_kept(&bench, "a").await;
 
     bench.controller.want(set(2, [run_task("b", command(&["exit", "0"]))]));
     bench.controller.until_task(&id("b"), |status| status.state == TaskState::Complete).await;
     assert_eq!(bench.calls("start"), ["start a", "start b"], "an ended task is not started again");
+    until("its removal when nobody asks for it", || bench.runtime.phase(&id("a")).map_or(Ok(()), Err)).await;
     bench.controller.until("heartbeats", |heard| heard.heartbeats > 1).await;
     agent.stop().await;
 }
@@ -46,10 +48,43 @@ async fn the_container_stays_until_its_end_is_acknowledged() {
     assert_eq!(heard.sessions, 2);
     assert_eq!(heard.reports.last().unwrap().status.cause, Some(Cause::Signaled { signal: 9 }));
     assert!(bench.runtime.phase(&id("a")).is_some() && bench.calls("remove").is_empty());
+    assert_eq!(bench.calls("keep"), [""; 0]);
 
     bench.controller.mute(false);
     bench.controller.hang_up();
-    until("the container's removal", || bench.runtime.phase(&id("a")).map_or(Ok(()), Err)).await;
+    until_kept(&bench, "a").await;
+    agent.stop().await;
+}
+
+async fn until_kept(bench: &Bench, name: &str) {
+    until("the failed container to be kept", || match bench.runtime.phase(&id(name)) {
+        Some(Phase::Kept) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_failed_is_kept_as_long_as_the_set_names_it() {
+    let bench = Bench::new();
+    let agent = bench.agent();
+    bench.controller.want(set(1, [run_task("a", command(&["exit", "3"])), run_task("b", command(&["exit", "0"]))]));
+    until_kept(&bench, "a").await;
+    until("what ended well to go", || bench.runtime.phase(&id("b")).map_or(Ok(()), Err)).await;
+    let naming = |generation, kept: &[&str]| AssignmentSet {
+        kept: kept.iter().map(|name| id(name)).collect(),
+        ..set(generation, [run_task("c", spec())])
+    };
+    bench.controller.want(naming(2, &["a"]));
+    bench.controller.until_task(&id("c"), |status| status.state == TaskState::Running).await;
+    agent.crash().await;
+
+    let agent = bench.agent();
+    bench.controller.until("the next session", |heard| heard.sessions > 1 && heard.heartbeats > 1).await;
+    assert_eq!(bench.runtime.phase(&id("a")), Some(Phase::Kept));
+    assert_eq!(bench.calls("keep"), ["keep a"]);
+    bench.controller.want(naming(3, &[]));
+    until("its removal", || bench.runtime.phase(&id("a")).map_or(Ok(()), Err)).await;
     agent.stop().await;
 }
 

@@ -110,7 +110,11 @@ async fn a_task_is_one_shot_over_restarts_of_agent_and_host() {
     let wanted = || [run_task("ended", command(&["exit", "3"])), run_task("lost", spec())];
     bench.controller.want(set(1, wanted()));
     bench.controller.until_task(&id("lost"), |status| status.state == TaskState::Running).await;
-    until("the removal of what ended", || bench.runtime.phase(&id("ended")).map_or(Ok(()), Err)).await;
+    until("what ended to be kept", || match bench.runtime.phase(&id("ended")) {
+        Some(Phase::Kept) => Ok(()),
+        other => Err(other),
+    })
+    .await;
     agent.crash().await;
     bench.runtime.lose(&id("lost"));
 
@@ -133,7 +137,14 @@ async fn an_increment_that_does_not_fit_leads_to_a_whole_set() {
     let agent = bench.agent();
     bench.controller.want(set(1, [run_task("a", spec())]));
     bench.controller.until_task(&id("a"), |status| status.state == TaskState::Running).await;
-    let diff = AssignmentDiff { base: Version(7), generation: Version(8), put: Vec::new(), remove: vec![id("a")] };
+    let diff = AssignmentDiff {
+        base: Version(7),
+        generation: Version(8),
+        put: Vec::new(),
+        remove: vec![id("a")],
+        keep: Vec::new(),
+        drop: Vec::new(),
+    };
     bench.controller.send_diff(diff);
     bench.controller.until("a new session", |heard| heard.sessions == 2).await;
     bench.controller.want(set(2, [run_task("a", spec()), run_task("b", spec())]));

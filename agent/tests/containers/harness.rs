@@ -168,6 +168,7 @@ pub(crate) fn config(dir: &Path, cgroup_parent: String) -> ContainersConfig {
         shim: PathBuf::from(env!("CARGO_BIN_EXE_roster-shim")),
         runtimes: Default::default(),
         disk: None,
+        keep_failed: 2,
     }
 }
 

@@ -8,6 +8,7 @@ mod ends;
 mod foreign;
 mod harness;
 mod inside;
+mod kept;
 mod kernel;
 mod leases;
 mod leftovers;

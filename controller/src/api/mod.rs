@@ -9,6 +9,7 @@ pub(crate) mod enroll;
 mod events;
 pub mod filter;
 mod images;
+mod kept;
 pub(crate) mod live;
 mod logs;
 mod pages;

@@ -60,7 +60,7 @@ fn control(method: &str) -> Access {
 
 fn containers(method: &str) -> Access {
     match method {
-        "Top" | "Stats" | "Diff" => VIEWERS,
+        "Top" | "Stats" | "Diff" | "Kept" => VIEWERS,
         // Files may hold secrets.
         "Kill" | "Restart" | "SetPaused" | "Export" | "Run" | "Commit" => OPERATORS,
         _ => Access::Local,

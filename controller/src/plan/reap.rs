@@ -11,7 +11,7 @@ use roster_proto::{
 use super::{draft::Draft, wanted::Wanted};
 use crate::state::{ClusterState, Service, command::Change};
 
-/// Ended tasks kept in each slot beside its current one.
+/// Ended tasks kept in each slot beside its current one, and beside the last that failed, whose container is there.
 pub const HISTORY: usize = 4;
 
 /// What is to be forgotten at its end stays so long, for those who watch it to see how that was.
@@ -62,12 +62,13 @@ fn retire(draft: &mut Draft) {
 
 fn superfluous(state: &ClusterState, service: &Service, slot: &Slot, wanted: bool) -> Vec<TaskId> {
     let mut tasks: Vec<&Arc<Task>> = state.tasks_in(&service.id, slot).collect();
-    let mut kept = 0;
+    let (mut kept, mut inspected) = (0, None);
     if wanted {
         tasks.pop();
         kept = HISTORY;
+        inspected = state.kept_task(&service.id, slot).map(|task| &task.id);
     }
     tasks.retain(|task| task.status.state.is_terminal());
     tasks.truncate(tasks.len().saturating_sub(kept));
-    tasks.into_iter().map(|task| task.id.clone()).collect()
+    tasks.into_iter().map(|task| &task.id).filter(|task| Some(*task) != inspected).cloned().collect()
 }

@@ -222,7 +222,8 @@ impl<'a> Edit<'a> {
             }
         }
         let task = Arc::new(task);
-        self.state.index.put(&task);
+        let keepers = self.state.index.put(&task);
+        keepers.iter().for_each(|node| self.raise_generation(node));
         self.state.tasks.insert(task.id.clone(), task);
     }
 
@@ -230,7 +231,8 @@ impl<'a> Edit<'a> {
     fn drop_task(&mut self, id: &TaskId) {
         let Some(task) = self.state.tasks.remove(id) else { return };
         self.changed = true;
-        self.state.index.remove(&task);
+        let keepers = self.state.index.remove(&task);
+        keepers.iter().for_each(|node| self.raise_generation(node));
     }
 
     fn raise_generation(&mut self, node: &NodeId) {

@@ -154,6 +154,11 @@ impl ClusterState {
         self.index.node(node)
     }
 
+    /// The last task of the slot that ran and failed: its container is kept for inspection.
+    pub fn kept_task(&self, service: &ServiceId, slot: &Slot) -> Option<&Arc<Task>> {
+        self.index.kept(service, slot)
+    }
+
     /// What the task runs; `None` only for a task that is not of this state.
     pub fn task_spec(&self, task: &Task) -> Option<&Arc<TaskSpec>> {
         self.services.get(&task.service)?.specs.get(&task.spec_version)
@@ -198,6 +203,7 @@ impl ClusterState {
             };
             Some((task.id.clone(), assignment))
         };
-        AssignmentSet { generation, tasks: self.tasks_on(node).filter_map(assignment).collect() }
+        let tasks = self.tasks_on(node).filter_map(assignment).collect();
+        AssignmentSet { generation, tasks, kept: self.index.kept_on(node).cloned().collect() }
     }
 }

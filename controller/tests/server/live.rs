@@ -18,7 +18,7 @@ type Replies = Streaming<wire::LiveResponse>;
 
 fn begin(program: wire::Program) -> live_request::Part {
     let work = Some(wire::LiveWork { work: Some(Work::Program(program)) });
-    live_request::Part::Begin(wire::LiveBegin { target: "web".to_owned(), work })
+    live_request::Part::Begin(wire::LiveBegin { target: "web".to_owned(), work, failed: false })
 }
 
 fn program(args: &[&str]) -> wire::Program {
@@ -136,7 +136,10 @@ async fn what_makes_no_sense_is_refused_before_an_agent_hears_of_it() {
         (begin(wire::Program { args: many, ..Default::default() }), "bytes together"),
         (with(|program| program.env.push("NAME".to_owned())), "NAME=VALUE"),
         (with(|program| program.working_dir = Some("x".to_owned())), "must begin with /"),
-        (live_request::Part::Begin(wire::LiveBegin { target: "web".to_owned(), work: None }), "field work"),
+        (
+            live_request::Part::Begin(wire::LiveBegin { target: "web".to_owned(), work: None, failed: false }),
+            "field work",
+        ),
     ] {
         let status = open(&controller, first).await.replies.expect_err("refused");
         assert!(status.code() == Code::InvalidArgument && status.message().contains(words), "{status}");

@@ -114,11 +114,15 @@ or mode. What is mounted into the container is not its own. Names that are no pl
 
 Examples:
   rctl diff web.2
+  rctl diff --failed web.2        of what failed last, which is kept
   rctl diff -o json web.2")]
 pub struct Diff {
     /// A service with one replica, a replica, or a task's id or its beginning
     #[arg(value_name = "TARGET")]
     pub target: String,
+    /// Of the last container that failed, not of what runs
+    #[arg(long)]
+    pub failed: bool,
     #[command(flatten)]
     pub output: Output,
 }
@@ -168,6 +172,9 @@ pub struct Export {
     /// A service with one replica, a replica, or a task's id or its beginning
     #[arg(value_name = "TARGET")]
     pub target: String,
+    /// Of the last container that failed, not of what runs
+    #[arg(long)]
+    pub failed: bool,
     /// Write to this file, which appears when it is whole [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -157,6 +157,9 @@ pub struct Cp {
     /// What a symbolic link SOURCE leads to, instead of the link
     #[arg(short = 'L', long)]
     pub follow_link: bool,
+    /// Out of the last container that failed, not of what runs
+    #[arg(long)]
+    pub failed: bool,
     /// TARGET:PATH in a container, a path here, or -
     #[arg(value_parser = Place::parse)]
     pub source: Place,

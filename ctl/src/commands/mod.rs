@@ -48,7 +48,14 @@ pub async fn run(cli: Cli) -> Result<Ending, Error> {
         Command::Services(args) => list::services(args, &mut connect().await?).await,
         Command::Node(args) => node::run(args, &mut connect().await?).await,
         Command::Inspect(args) => inspect::run(args, &mut connect().await?).await,
-        Command::Logs(args) => logs::run(args, &mut connect().await?).await,
+        Command::Logs(mut args) => {
+            if args.failed {
+                args.target = containers::kept::task(args.target, &wishes).await?;
+            }
+            logs::run(args, &mut connect().await?).await
+        }
+        Command::Debug(args) if args.info => containers::kept::tell(args, &wishes).await,
+        Command::Debug(args) => live::debug(args, client::live(&wishes).await?).await,
         Command::Attach(args) => live::attach(args, client::live(&wishes).await?).await,
         Command::Cp(args) => live::copy(args, client::live(&wishes).await?).await,
         Command::Run(args) => live::run(args, &wishes).await,

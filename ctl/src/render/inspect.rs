@@ -7,13 +7,13 @@ use roster_proto::{
     node::Node,
     report::ServiceView,
     spec::TaskSpec,
-    task::{Desired, Task},
+    task::{Desired, Task, TaskState},
     time::Timestamp,
 };
 
 use super::{list, table::clean, views};
 
-fn line(out: &mut String, key: &str, value: impl std::fmt::Display) {
+pub(super) fn line(out: &mut String, key: &str, value: impl std::fmt::Display) {
     let _ = writeln!(out, "{:<14}{}", format!("{key}:"), clean(&value.to_string()));
 }
 
@@ -83,6 +83,12 @@ pub fn task(task: &Task, history: &[Task], now: Timestamp) -> String {
     optional(&mut out, "Finished", status.finished);
     line(&mut out, "Restarts", format!("{} since the last healthy window", task.attempt));
     line(&mut out, "Spec", task.spec_version);
+    let failed = |one: &&Task| one.status.state == TaskState::Failed && one.status.started.is_some();
+    // As the controller chooses it.
+    if let Some(kept) = std::iter::once(task).chain(history).find(failed) {
+        let how = format!("its files, as {} left them: rctl debug --failed {}", kept.id, kept.name());
+        line(&mut out, "Kept", how);
+    }
     if !history.is_empty() {
         out.push_str("\nBefore it in this slot:\n");
         out.push_str(&list::tasks(history, false, now).render());

@@ -3,6 +3,7 @@
 pub mod cluster;
 mod container;
 pub mod inspect;
+pub mod kept;
 pub mod list;
 pub mod plan;
 pub mod progress;

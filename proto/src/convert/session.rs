@@ -41,7 +41,11 @@ impl TryFrom<wire::Assignment> for Assignment {
 
 impl From<AssignmentSet> for wire::AssignmentSet {
     fn from(set: AssignmentSet) -> Self {
-        Self { generation: set.generation.into(), tasks: set.tasks.into_values().map(Into::into).collect() }
+        Self {
+            generation: set.generation.into(),
+            tasks: set.tasks.into_values().map(Into::into).collect(),
+            kept: set.kept.into_iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -52,6 +56,7 @@ impl TryFrom<wire::AssignmentSet> for AssignmentSet {
         Ok(Self {
             generation: Version(set.generation),
             tasks: tasks.into_iter().map(|assignment| (assignment.task.clone(), assignment)).collect(),
+            kept: set.kept.iter().map(|id| name("kept", id)).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -63,6 +68,8 @@ impl From<AssignmentDiff> for wire::AssignmentDiff {
             generation: diff.generation.into(),
             put: diff.put.into_iter().map(Into::into).collect(),
             remove: diff.remove.into_iter().map(Into::into).collect(),
+            keep: diff.keep.into_iter().map(Into::into).collect(),
+            drop: diff.drop.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -75,6 +82,8 @@ impl TryFrom<wire::AssignmentDiff> for AssignmentDiff {
             generation: Version(diff.generation),
             put: list("put", diff.put)?,
             remove: diff.remove.iter().map(|id| name("remove", id)).collect::<Result<_, _>>()?,
+            keep: diff.keep.iter().map(|id| name("keep", id)).collect::<Result<_, _>>()?,
+            drop: diff.drop.iter().map(|id| name("drop", id)).collect::<Result<_, _>>()?,
         })
     }
 }

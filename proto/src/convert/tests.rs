@@ -1,6 +1,11 @@
 //! Every domain value survives the wire; what is malformed is named.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+    time::Duration,
+};
 
 use prost::Message;
 
@@ -272,11 +277,12 @@ fn a_diff_turns_one_set_into_the_other() {
     let set = |generation, assignments: Vec<Assignment>| AssignmentSet {
         generation: Version(generation),
         tasks: assignments.into_iter().map(|a| (a.task.clone(), a)).collect(),
+        kept: BTreeSet::from([format!("k{generation}").parse().unwrap(), "k".parse().unwrap()]),
     };
     let old = set(1, vec![assignment("a", Desired::Run), assignment("b", Desired::Run)]);
     let new = set(2, vec![assignment("b", Desired::Stop(StopReason::Updated)), assignment("c", Desired::Run)]);
     let diff = over_the_wire::<_, wire::AssignmentDiff>(old.diff_to(&new)).unwrap();
-    assert_eq!((diff.put.len(), diff.remove.len()), (2, 1));
+    assert_eq!((diff.put.len(), diff.remove.len(), diff.keep.len(), diff.drop.len()), (2, 1, 1, 1));
 
     let mut moved = over_the_wire::<_, wire::AssignmentSet>(old).unwrap();
     moved.apply(diff.clone()).unwrap();

@@ -114,6 +114,7 @@ pub(super) fn exec(context: &Context, exec: Exec) -> Outcome {
         personality: linux.and_then(|linux| linux.personality().clone()),
         dies_with_maker: false,
         preserved: exec.preserve_fds,
+        toolbox: None,
     };
     // SAFETY: this program never starts a thread.
     let entered = unsafe { enter(entry) }?;

@@ -245,6 +245,7 @@ impl Maker<'_> {
                     preserved: self.making.preserve_fds,
                     no_pivot: self.making.no_pivot,
                     keep_keyring: self.making.no_new_keyring,
+                    toolbox: None,
                 };
                 container::become_container(birth, || Ok(self.bundle.spec.clone()))
             }

@@ -12,6 +12,7 @@
 //! * [`root`]: how it is reached
 //! * [`cover`], [`change`]: the last steps
 //! * [`host_mount`]: where the host's mounts have to do
+//! * [`toolbox`]: the host's programs, for whoever looks into a container
 //!
 //! Deliberately absent: sysctls, `/dev/console`, hooks, and labels on files that exist already.
 
@@ -29,6 +30,7 @@ mod root;
 mod sources;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod toolbox;
 
 use std::path::Path;
 

@@ -32,7 +32,8 @@ impl Fixture {
         assert!(nix::unistd::geteuid().is_root(), "these tests unpack images and need root");
         let dir = tempfile::tempdir().unwrap();
         // One level below, so that an escape by `..` would be seen.
-        let store = ImageStore::open_with(&dir.path().join("outer/store"), limits).unwrap();
+        let store =
+            ImageStore::open_with(&dir.path().join("outer/store"), limits, Box::new(|| Ok(Vec::new()))).unwrap();
         Self { store, dir }
     }
 

@@ -6,12 +6,15 @@
 //! DATA/containers/TASK/  upper and work directory of its overlay, generated /etc files: all it can write to
 //! DATA/disks/TASK        where its disk is limited: the file system that is mounted there
 //! DATA/logs/TASK/        its log; outlives it
+//! DATA/kept/TASK/        of one that failed, for inspection: see [`kept`]
 //! CGROUP/PARENT/TASK     in each hierarchy
 //! ```
 //!
 //! Nothing about containers is kept in memory: each verb looks at these places and at the processes. The one
 //! exception is which tasks are being made or removed right now, so that those two never mix for one task.
 //! Everything blocks on the kernel for moments only and therefore runs on tokio's blocking threads.
+
+pub mod kept;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -38,7 +41,7 @@ use roster_runtime::{
     signal, sys,
 };
 use roster_tree::Root;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     bundle::{self, ANNOTATION_STOP_SIGNAL, Contents, Network, Platform},
@@ -87,6 +90,8 @@ pub struct ContainersConfig {
     pub runtimes: BTreeMap<String, ForeignRuntime>,
     /// Bytes of disk for a container whose spec says nothing; `None`: no limit.
     pub disk: Option<u64>,
+    /// Failed containers kept at the most; 0: none.
+    pub keep_failed: usize,
 }
 
 /// An image as a container needs it.
@@ -121,6 +126,8 @@ pub struct Containers {
     removals: AtomicU64,
     /// Held while a task is made or removed.
     busy: Mutex<HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Kept containers that somebody looks into.
+    inspected: watch::Sender<BTreeSet<TaskId>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +148,7 @@ impl Containers {
     pub fn open(config: ContainersConfig) -> Result<Self, OpenError> {
         let failed = |doing: String| move |source: io::Error| OpenError::new(doing, source);
         let disks = Disks(config.data_dir.join("disks"));
-        let data = ["containers", "logs"].map(|name| config.data_dir.join(name));
+        let data = ["containers", "logs", "kept"].map(|name| config.data_dir.join(name));
         for dir in data.iter().chain([&config.run_dir.join("tasks"), &disks.0]) {
             private_dir(dir).map_err(failed(format!("make the directory {}", dir.display())))?;
         }
@@ -159,8 +166,21 @@ impl Containers {
         let trash = Trash::open(vec![config.data_dir.join("trash"), config.run_dir.join("trash")])
             .map_err(failed("open the trash directories".to_owned()))?;
         let starts = Semaphore::new(START_CONCURRENCY);
-        let (removals, busy) = (AtomicU64::new(0), Mutex::default());
-        Ok(Self { config, hierarchies, shim, disks, trash, base, starts, removals, busy })
+        let containers = Self {
+            config,
+            hierarchies,
+            shim,
+            disks,
+            trash,
+            base,
+            starts,
+            removals: AtomicU64::new(0),
+            busy: Mutex::default(),
+            inspected: watch::Sender::default(),
+        };
+        let readied = containers.end_inspections().and_then(|()| containers.make_room());
+        readied.map_err(|error| OpenError::new("ready the kept containers".to_owned(), error))?;
+        Ok(containers)
     }
 
     /// The directory of a task's log, whether or not the task still exists.
@@ -193,7 +213,12 @@ impl Containers {
     /// Everything there is, whoever made it.
     pub fn list(&self) -> Result<Vec<Observed>, RuntimeError> {
         let mut tasks = BTreeSet::new();
-        for dir in [&self.config.run_dir.join("tasks"), &self.config.data_dir.join("containers"), &self.disks.0] {
+        for dir in [
+            &self.config.run_dir.join("tasks"),
+            &self.config.data_dir.join("containers"),
+            &self.disks.0,
+            &self.kept_dir(),
+        ] {
             let entries = fs::read_dir(dir).map_err(|error| failed(format!("list {}", dir.display()), error))?;
             for entry in entries {
                 let entry = entry.map_err(|error| failed(format!("list {}", dir.display()), error))?;
@@ -213,7 +238,9 @@ impl Containers {
     pub(super) fn phase(&self, task: &TaskId) -> Result<Phase, RuntimeError> {
         let bundle = self.bundle(task);
         let unreadable = |error| failed(format!("read the records in {}", bundle.0.display()), error);
-        let Some(running) = bundle.running().map_err(unreadable)? else { return Ok(Phase::Broken) };
+        let Some(running) = bundle.running().map_err(unreadable)? else {
+            return Ok(if self.kept_bundle(task).is_some() { Phase::Kept } else { Phase::Broken });
+        };
         // In this order: a shim that ends between the two has written its record before it went.
         let alive = running.shim.is_running();
         match bundle.ended().map_err(unreadable)? {
@@ -443,18 +470,12 @@ impl Containers {
 
     /// As its configuration has them.
     pub fn layers(&self, task: &TaskId) -> Result<Vec<PathBuf>, RuntimeError> {
-        let bundle = self.bundle(task);
-        if bundle.running().map_err(|error| failed(format!("read {}", bundle.0.display()), error))?.is_none() {
+        let bundle = self.kept_bundle(task).unwrap_or_else(|| self.bundle(task));
+        if !bundle.config().exists() {
             return Err(unknown(task));
         }
         let spec = bundle.spec().map_err(|error| RuntimeError { cause: cause(error), transient: true })?;
-        let mounts = spec.mounts().as_deref().unwrap_or_default();
-        let options =
-            mounts.iter().find(|mount| mount.destination() == Path::new("/")).and_then(|root| root.options().clone());
-        let options = options.unwrap_or_default();
-        let of = |key: &str| options.iter().filter_map(|option| option.strip_prefix(key)).map(PathBuf::from).collect();
-        let layers: [Vec<PathBuf>; 2] = [of("upperdir="), of("lowerdir=")];
-        Ok(layers.concat())
+        Ok(kept::layers_of(&spec))
     }
 
     pub fn see(&self, task: &TaskId) -> Result<Option<Seen>, RuntimeError> {
@@ -497,6 +518,9 @@ impl Containers {
 
     /// What the container has for `/`, with all that is mounted in it.
     pub(super) fn root(&self, task: &TaskId) -> Result<Root, LiveError> {
+        if let Some(kept) = self.kept_bundle(task) {
+            return self.kept_root(&kept);
+        }
         let not_running = || LiveError::NotRunning(task.to_string());
         let cannot = |source| LiveError::Io { doing: "open the container's root", source };
         let bundle = self.bundle(task);
@@ -519,7 +543,11 @@ impl Containers {
         input: LiveInput,
         output: LiveOutput,
     ) -> Result<(), LiveError> {
-        is_ours(&self.running_bundle(task)?)?;
+        if self.kept_bundle(task).is_some() {
+            return self.run_in_kept(task, program, input, output).await;
+        }
+        let running = self.running_bundle(task);
+        is_ours(&running.map_err(|error| if program.tools { LiveError::NotKept(task.to_string()) } else { error })?)?;
         if self.hierarchies.is_frozen(&self.group(task)).map_err(LiveError::Start)? {
             return Err(LiveError::Paused);
         }
@@ -536,12 +564,15 @@ impl Containers {
         result
     }
 
-    /// Kills what still runs and removes every trace but the log.
+    /// Kills what still runs and removes every trace but the log; of a kept one not while somebody looks into it.
     pub async fn remove(self: &Arc<Self>, task: &TaskId) -> Result<(), RuntimeError> {
         let lock = self.lock(task);
         let _guard = lock.lock().await;
         let (this, task) = (self.clone(), task.clone());
         blocking(move || {
+            if this.is_inspected(&task) {
+                return Err(failed(format!("remove what is kept of task {task}"), "somebody looks into it"));
+            }
             let removed = this.tear_down(&task);
             let due = this.removals.fetch_add(1, Ordering::Relaxed).is_multiple_of(REMOVALS_PER_PRUNE);
             removed.and(if due { this.prune_logs() } else { Ok(()) })
@@ -550,13 +581,17 @@ impl Containers {
     }
 
     fn prune_logs(&self) -> Result<(), RuntimeError> {
-        let tasks = self.config.run_dir.join("tasks");
-        logs::prune(&self.config.data_dir.join("logs"), |task| tasks.join(task).exists())
+        let homes = [self.config.run_dir.join("tasks"), self.kept_dir()];
+        logs::prune(&self.config.data_dir.join("logs"), |task| homes.iter().any(|home| home.join(task).exists()))
             .map_err(|error| failed("delete the oldest logs".to_owned(), error))
     }
 
     /// Idempotent; goes on past errors.
     fn tear_down(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        self.tear_down_all_but(task, Path::new(""))
+    }
+
+    fn tear_down_all_but(&self, task: &TaskId, kept: &Path) -> Result<(), RuntimeError> {
         let cgroup = self.cgroup(task)?;
         let mut errors = Vec::new();
         let mut attempt = |step: &str, result: io::Result<()>| {
@@ -567,9 +602,15 @@ impl Containers {
         attempt("have its runtime remove it", self.delete_foreign(task));
         attempt("remove its cgroup", cgroup.remove());
         attempt("unmount its files", disk::unmount(&self.layer_dir(task)));
-        attempt("remove its files", self.trash.take(&self.layer_dir(task)));
-        attempt("remove its disk", self.trash.take(&self.disks.of(task)));
-        attempt("remove its bundle", self.trash.take(&self.bundle(task).0));
+        let places = [
+            ("remove its files", self.layer_dir(task)),
+            ("remove its disk", self.disks.of(task)),
+            ("remove its bundle", self.bundle(task).0),
+            ("remove what is kept of it", self.kept_place(task)),
+        ];
+        for (step, place) in places.into_iter().filter(|(_, place)| place != kept) {
+            attempt(step, self.trash.take(&place));
+        }
         if errors.is_empty() {
             return Ok(());
         }

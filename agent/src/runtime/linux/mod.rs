@@ -37,7 +37,7 @@ use roster_proto::{
 
 pub use self::containers::Seen;
 use self::{
-    containers::{Containers, ContainersConfig, OpenError, RootImage},
+    containers::{Containers, ContainersConfig, OpenError, RootImage, kept::KeptRecord},
     foreign::ForeignRuntime,
     live::{LiveError, LiveInput, LiveOutput},
     logs::LogSource,
@@ -65,6 +65,8 @@ pub struct LinuxConfig {
     pub runtimes: BTreeMap<String, ForeignRuntime>,
     /// Bytes of disk for a container whose spec says nothing; `None`: no limit.
     pub disk: Option<u64>,
+    /// Failed containers kept for inspection at the most; 0: none.
+    pub keep_failed: usize,
 }
 
 /// Cheap to clone.
@@ -84,8 +86,8 @@ pub fn shim_beside() -> io::Result<PathBuf> {
 impl LinuxRuntime {
     /// Takes over what an earlier agent with the same configuration left running. Blocks on the disk.
     pub fn open(config: LinuxConfig, images: Arc<ImageStore>, network: Arc<Network>) -> Result<Self, OpenError> {
-        let LinuxConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes, disk } = config;
-        let config = ContainersConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes, disk };
+        let LinuxConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes, disk, keep_failed } = config;
+        let config = ContainersConfig { data_dir, run_dir, cgroup_parent, node, shim, runtimes, disk, keep_failed };
         let containers = Containers::open(config)?;
         Ok(Self { containers: Arc::new(containers), images, network })
     }
@@ -98,6 +100,11 @@ impl LinuxRuntime {
     /// What there is to look at of a container that runs.
     pub fn see(&self, task: &TaskId) -> Result<Option<Seen>, RuntimeError> {
         self.containers.see(task)
+    }
+
+    /// What is known of a failed container that is kept, if it is.
+    pub fn kept(&self, task: &TaskId) -> io::Result<Option<KeptRecord>> {
+        self.containers.kept_record(task)
     }
 
     /// The layers of its root file system, the one it writes to first.
@@ -130,12 +137,24 @@ impl LinuxRuntime {
                 live::attach(self.containers.clone(), task, &bundle.0, wanted, input, output).await
             }
             Work::CopyOut(wanted) => live::copy_out(self.containers.root(task)?, wanted, output).await,
+            Work::CopyIn(_) if self.containers.is_kept(task) => Err(LiveError::OnlyKept(task.to_string())),
             Work::CopyIn(wanted) => live::copy_in(self.containers.root(task)?, wanted, input, output).await,
         }
     }
 
     async fn image(&self, spec: &TaskSpec) -> Result<Image, RuntimeError> {
         self.images.ensure(&spec.image).await.map_err(|error| no_image(&spec.image, &error))
+    }
+
+    /// Processes first: a namespace is gone only when nothing is in it.
+    async fn detach_after<T>(&self, task: &TaskId, ended: Result<T, RuntimeError>) -> Result<T, RuntimeError> {
+        let detached = self.network.detach(task).await.map_err(|error| no_network("remove its network", &error));
+        match (ended, detached) {
+            (Err(ended), Err(detached)) => {
+                Err(containers::failed(format!("remove task {task}"), format_args!("{ended}; {detached}")))
+            }
+            (ended, detached) => ended.and_then(|ended| detached.map(|()| ended)),
+        }
     }
 
     async fn attach(&self, assignment: &Assignment) -> Result<Option<Attachment>, RuntimeError> {
@@ -206,16 +225,14 @@ impl Runtime for LinuxRuntime {
         self.containers.probe(task, command, timeout).await
     }
 
-    /// Processes first: a namespace is gone only when nothing is in it.
+    async fn keep(&self, task: &TaskId) -> Result<bool, RuntimeError> {
+        let kept = self.containers.keep(task).await;
+        self.detach_after(task, kept).await
+    }
+
     async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
         let removed = self.containers.remove(task).await;
-        let detached = self.network.detach(task).await.map_err(|error| no_network("remove its network", &error));
-        match (removed, detached) {
-            (Err(removed), Err(detached)) => {
-                Err(containers::failed(format!("remove task {task}"), format_args!("{removed}; {detached}")))
-            }
-            (removed, detached) => removed.and(detached),
-        }
+        self.detach_after(task, removed).await
     }
 
     fn extend_lease(&self, until: BootTime) -> Result<(), RuntimeError> {

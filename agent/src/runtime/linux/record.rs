@@ -18,8 +18,11 @@ use roster_runtime::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::foreign::ForeignRuntime;
+use super::{containers::kept::KeptRecord, foreign::ForeignRuntime};
 use crate::runtime::{Ended, Started};
+
+/// The file that makes a directory that of a kept container.
+pub const KEPT: &str = "kept.json";
 
 /// Written by the shim once the container's program is executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +89,14 @@ impl BundleDir {
 
     pub fn write_running(&self, record: &Running) -> io::Result<()> {
         write(&self.0, "running.json", record)
+    }
+
+    pub fn kept(&self) -> io::Result<Option<KeptRecord>> {
+        read(&self.0.join(KEPT))
+    }
+
+    pub fn write_kept(&self, record: &KeptRecord) -> io::Result<()> {
+        write(&self.0, KEPT, record)
     }
 
     pub fn ended(&self) -> io::Result<Option<Ended>> {

@@ -38,6 +38,8 @@ pub struct Order {
     /// Rows and columns.
     pub terminal: Option<(u16, u16)>,
     pub privileged: bool,
+    /// With the host's programs in the place of the container's.
+    pub tools: bool,
 }
 
 /// What `roster-shim live` says, one to a line.

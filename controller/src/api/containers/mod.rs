@@ -18,7 +18,7 @@ use roster_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, Reply, ReplyStream, change, read};
+use super::{Api, Reply, ReplyStream, change, kept, read};
 use crate::{
     forward::request_id,
     state::{ClusterState, command::Command},
@@ -52,13 +52,15 @@ impl Containers for Api {
     }
 
     async fn diff(&self, request: Request<wire::DiffRequest>) -> Reply<Self::DiffStream> {
-        let task = targets::one(&self.cluster.read(), &request.into_inner().target)?;
+        let wire::DiffRequest { target, failed } = request.into_inner();
+        let task = targets::one_or_kept(&self.cluster.read(), &target, failed)?;
         let broker = self.broker.clone();
         Ok(self.stream(|replies| files::diff(broker, task, replies)))
     }
 
     async fn export(&self, request: Request<wire::ExportRequest>) -> Reply<Self::ExportStream> {
-        let task = targets::one(&self.cluster.read(), &request.into_inner().target)?;
+        let wire::ExportRequest { target, failed } = request.into_inner();
+        let task = targets::one_or_kept(&self.cluster.read(), &target, failed)?;
         let broker = self.broker.clone();
         Ok(self.stream(|replies| files::export(broker, task, replies)))
     }
@@ -86,6 +88,11 @@ impl Containers for Api {
         let (service, command) = run::command(&state, request.into_inner(), id.as_deref())?;
         let changed = change(&self.cluster, id, command).await?;
         Ok(Response::new(wire::RunResponse { version: changed.version.0, service: service.into() }))
+    }
+
+    async fn kept(&self, request: Request<wire::KeptRequest>) -> Reply<wire::KeptResponse> {
+        let task = kept::find(&self.cluster.read(), &request.into_inner().target)?;
+        Ok(Response::new(kept::tell(&self.broker, &task).await?))
     }
 
     async fn restart(&self, request: Request<wire::RestartRequest>) -> Reply<wire::RestartResponse> {

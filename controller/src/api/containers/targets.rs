@@ -10,7 +10,7 @@ use roster_proto::{
 use tonic::Status;
 
 use crate::{
-    api::filter::Selection,
+    api::{filter::Selection, kept},
     dispatch::broker::{Answer, AskError, Broker},
     state::ClusterState,
 };
@@ -65,6 +65,11 @@ pub(super) fn one(state: &ClusterState, name: &str) -> Result<Arc<Task>, Status>
             Err(Status::invalid_argument(format!("{name} has several containers: name one of them, as {names}")))
         }
     }
+}
+
+/// The same; or the failed one that is kept, if it is asked for or none runs.
+pub(super) fn one_or_kept(state: &ClusterState, name: &str, failed: bool) -> Result<Arc<Task>, Status> {
+    kept::running_or_kept(state, name, failed, || one(state, name))
 }
 
 pub(super) fn tasks<'a>(

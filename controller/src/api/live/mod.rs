@@ -23,10 +23,11 @@ use tonic::{Request, Status, Streaming};
 
 use self::target::Found;
 pub(crate) use self::target::TargetError;
-use super::{Api, Reply, ReplyStream};
+use super::{Api, Reply, ReplyStream, kept};
 use crate::{
     dispatch::broker::{Answer, Part, Upload},
     forward::Origin,
+    state::ClusterState,
 };
 
 /// In which a caller must say what it wants.
@@ -49,7 +50,8 @@ impl Live for Api {
         };
         let work = checked(begin.work)?;
         let state = self.cluster.read();
-        let Found { task, others } = target::find(&state, &begin.target)?;
+        let Found { task, others } = found(&state, &begin.target, begin.failed, &work)?;
+        let failure = if task.status.state.is_terminal() { kept::failure(&task) } else { String::new() };
         let Some(node) = &task.node else {
             return Err(Status::internal(format!("task {} runs nowhere", task.id)));
         };
@@ -62,6 +64,7 @@ impl Live for Api {
             name: task.name(),
             node: node.to_string(),
             others,
+            failure,
             terminal: state.task_spec(&task).is_some_and(|spec| spec.tty),
         };
         Ok(self.stream(|replies| async move {
@@ -75,6 +78,29 @@ impl Live for Api {
                 broken = feed(input, upload, &taken) => match broken? {},
             }
         }))
+    }
+}
+
+/// What runs; where that cannot be, and the work can be done in what has failed, that.
+fn found(state: &ClusterState, name: &str, failed: bool, work: &Work) -> Result<Found, Status> {
+    let suits = match work {
+        Work::Program(program) => program.tools,
+        Work::CopyOut(_) => true,
+        Work::CopyIn(_) | Work::Attach(_) => false,
+    };
+    let running = target::find(state, name).map_err(Status::from);
+    if failed && !suits {
+        return Err(Status::invalid_argument(
+            "field failed: a failed container is entered by `rctl debug` alone, and only copied out of",
+        ));
+    }
+    match running {
+        Ok(found) if !failed => Ok(found),
+        Err(refusal) if !suits => Err(refusal),
+        running => {
+            let none = || running.map(|found| found.task);
+            Ok(Found { task: kept::running_or_kept(state, name, failed, none)?, others: 0 })
+        }
     }
 }
 

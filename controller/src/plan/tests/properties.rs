@@ -309,6 +309,7 @@ impl Runs {
 
 fn assert_sound(world: &World, last: &Act) {
     assert_eq!(check(&world.state), [], "after {last:?}");
+    assert_one_is_kept(&world.state, last);
     for service in SERVICES {
         for slot in world.state.slots_of(&service_id(service)) {
             let live = live(&world.state, service, slot);
@@ -316,6 +317,24 @@ fn assert_sound(world: &World, last: &Act) {
             assert!(live.len() <= most, "after {last:?}, {} tasks may run in {service}.{slot}: {live:#?}", live.len());
         }
     }
+}
+
+/// Of each slot its own node keeps the last container that failed, and nobody keeps any other.
+fn assert_one_is_kept(state: &ClusterState, last: &Act) {
+    let kept = |node: &'static str| {
+        state.assignment_set(&node_id(node)).kept.into_iter().map(move |task| (node_id(node), task))
+    };
+    let kept: BTreeSet<(NodeId, TaskId)> = NODES.into_iter().flat_map(kept).collect();
+    let slots = SERVICES.into_iter().map(service_id).flat_map(|service| {
+        let slots: Vec<Slot> = state.slots_of(&service).cloned().collect();
+        slots.into_iter().map(move |slot| (service.clone(), slot))
+    });
+    let failed = |task: &&std::sync::Arc<Task>| task.status.state == TaskState::Failed && task.status.started.is_some();
+    let last_failed = slots.filter_map(|(service, slot)| {
+        let task = state.tasks_in(&service, &slot).filter(failed).max_by_key(|task| task.created)?;
+        Some((task.node.clone()?, task.id.clone()))
+    });
+    assert_eq!(kept, last_failed.collect(), "after {last:?}");
 }
 
 /// All nodes answer, agents obey, time passes: everything must end as it is wanted.

@@ -18,6 +18,7 @@ use crate::plan::plan;
 
 mod cluster;
 mod controllers;
+mod kept;
 mod nodes;
 
 fn id(name: &str) -> ServiceId {

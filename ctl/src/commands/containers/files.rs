@@ -48,7 +48,8 @@ impl ChangeView {
 /// As they come, except as a document, which is one.
 pub(in crate::commands) async fn diff(args: Diff, wishes: &Wishes) -> Result<Ending, Error> {
     let (mut containers, _) = client::containers(wishes).await?;
-    let mut stream = containers.diff(wire::DiffRequest { target: args.target }).await?.into_inner();
+    let mut stream =
+        containers.diff(wire::DiffRequest { target: args.target, failed: args.failed }).await?.into_inner();
     let is_document = args.output.output.document(&()).is_some();
     let mut all = Vec::new();
     while let Some(part) = stream.message().await? {
@@ -72,7 +73,8 @@ pub(in crate::commands) async fn export(args: Export, wishes: &Wishes) -> Result
         ));
     }
     let (mut containers, _) = client::containers(wishes).await?;
-    let stream = containers.export(wire::ExportRequest { target: args.target }).await?.into_inner();
+    let stream =
+        containers.export(wire::ExportRequest { target: args.target, failed: args.failed }).await?.into_inner();
     match args.output {
         None => pour(stream, io::stdout().lock(), "standard output").await?,
         Some(path) => into_file(stream, &path).await?,

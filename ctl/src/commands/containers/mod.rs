@@ -2,6 +2,7 @@
 
 pub(super) mod commit;
 pub(super) mod files;
+pub(super) mod kept;
 pub(super) mod stats;
 pub(super) mod top;
 

@@ -14,5 +14,7 @@ pub(in crate::commands) async fn run(args: Attach, client: LiveClient<Transport>
     let Attach { no_stdin, sig_proxy, detach_keys, target } = args;
     let input = !no_stdin;
     let work = Work::Attach(wire::Attach { input, terminal: Some(terminal::size()) });
-    Session { target, work, input, terminal: None, signals: sig_proxy, detach: Some(detach_keys) }.run(client).await
+    Session { target, failed: false, work, input, terminal: None, signals: sig_proxy, detach: Some(detach_keys) }
+        .run(client)
+        .await
 }

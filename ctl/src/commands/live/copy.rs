@@ -31,7 +31,7 @@ const PIECE: u32 = 64 * 1024;
 const PIECES: usize = 8;
 
 pub(in crate::commands) async fn run(args: Cp, mut client: LiveClient<Transport>) -> Result<Ending, Error> {
-    let Cp { follow_link: follow, source, destination } = args;
+    let Cp { follow_link: follow, failed, source, destination } = args;
     match (source, destination) {
         (Place::Inside { target, path }, Place::Inside { .. }) => Err(Error::Usage(format!(
             "one of the two must be here: copy {target}:{path} to a folder first, or pipe one `rctl cp` with - into \
@@ -40,7 +40,7 @@ pub(in crate::commands) async fn run(args: Cp, mut client: LiveClient<Transport>
         (Place::Inside { target, path }, to) => {
             let contents = means_contents(Path::new(&path));
             let work = Work::CopyOut(wire::CopyOut { path, follow });
-            let call = Call::open(&mut client, target, work).await?;
+            let call = Call::open(&mut client, target, failed, work).await?;
             match to {
                 Place::Here(to) => unpacked(call.replies, to, contents).await,
                 _ => streamed(call.replies).await,
@@ -57,7 +57,7 @@ pub(in crate::commands) async fn run(args: Cp, mut client: LiveClient<Transport>
                 Place::Here(from) => Some(packed(&from, follow || contents)?),
                 _ => None,
             };
-            let call = Call::open(&mut client, target, work).await?;
+            let call = Call::open(&mut client, target, failed, work).await?;
             sent(call, packed).await
         }
         _ => {

@@ -27,9 +27,12 @@ pub(in crate::commands) async fn run(args: Exec, client: LiveClient<Transport>) 
         input,
         terminal: terminal.then(terminal::size),
         privileged: inside.privileged,
+        tools: false,
     };
     let work = Work::Program(program);
-    Session { target, work, input, terminal: Some(terminal), signals: true, detach: None }.run(client).await
+    Session { target, failed: false, work, input, terminal: Some(terminal), signals: true, detach: None }
+        .run(client)
+        .await
 }
 
 /// A person who wants a terminal there must have one here.

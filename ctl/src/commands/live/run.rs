@@ -150,6 +150,7 @@ async fn watch(args: &Run, client: LiveClient<Transport>, id: &ServiceId, task: 
     let work = Work::Attach(wire::Attach { input: args.interactive, terminal: Some(terminal::size()) });
     let session = Session {
         target: task.to_string(),
+        failed: false,
         work,
         input: args.interactive,
         terminal: Some(args.tty),

@@ -24,6 +24,7 @@ use super::detach::DetachKeys;
 use crate::{
     client::Transport,
     error::{Ending, Error},
+    render::usage::escaped,
     terminal::{self, Raw},
 };
 
@@ -36,6 +37,8 @@ const PATIENCE: u32 = 3;
 
 pub(super) struct Session {
     pub(super) target: String,
+    /// The last container of it that failed is meant.
+    pub(super) failed: bool,
     pub(super) work: Work,
     /// Standard input is passed on.
     pub(super) input: bool,
@@ -72,7 +75,7 @@ impl Session {
         // Before anything begins: no signal is missed.
         let signals = Signals::listen().map_err(|error| Error::io("cannot listen for signals", error))?;
         let goes_on = self.detach.is_some();
-        let Call { requests, replies, target } = Call::open(&mut client, self.target, self.work).await?;
+        let Call { requests, replies, target } = Call::open(&mut client, self.target, self.failed, self.work).await?;
         let terminal = self.terminal.unwrap_or(target.terminal);
         let raw = match self.input && terminal && io::stdin().is_terminal() {
             true => Some(Raw::enter().map_err(|error| Error::io("cannot use this terminal", error))?),
@@ -117,9 +120,14 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) async fn open(client: &mut LiveClient<Transport>, target: String, work: Work) -> Result<Self, Error> {
+    pub(super) async fn open(
+        client: &mut LiveClient<Transport>,
+        target: String,
+        failed: bool,
+        work: Work,
+    ) -> Result<Self, Error> {
         let (requests, mut queue) = mpsc::channel(QUEUE);
-        let begin = wire::LiveBegin { target, work: Some(wire::LiveWork { work: Some(work) }) };
+        let begin = wire::LiveBegin { target, failed, work: Some(wire::LiveWork { work: Some(work) }) };
         // The queue is empty and has room for it.
         let _ = requests.send(wire::LiveRequest { part: Some(live_request::Part::Begin(begin)) }).await;
         let queue = futures::stream::poll_fn(move |context| queue.poll_recv(context));
@@ -129,6 +137,10 @@ impl Call {
         };
         if target.others > 0 {
             anstream::eprintln!("using {}, the first of {} replicas", target.name, u64::from(target.others) + 1);
+        }
+        if !target.failure.is_empty() {
+            let (name, node, failure) = (&target.name, &target.node, escaped(target.failure.as_bytes()));
+            anstream::eprintln!("in {name} ({}) as it is kept on {node} since it failed: {failure}", target.task);
         }
         Ok(Self { requests, replies, target })
     }

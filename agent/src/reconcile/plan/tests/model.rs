@@ -15,6 +15,10 @@ const TASKS: [&str; 3] = ["a", "b", "c"];
 enum Event {
     Want(usize, Desired),
     Leave(usize),
+    /// As `Leave`, and if it failed it is to be kept.
+    LeaveForInspection(usize),
+    /// It is to be kept no longer.
+    Drop(usize),
     Pause(usize, bool),
     /// The controller is there, and its set is in force.
     Connect,
@@ -88,6 +92,15 @@ impl Host {
                 }
             }
             Event::Leave(task) => _ = self.set.tasks.remove(&id(TASKS[*task])),
+            Event::LeaveForInspection(task) => {
+                let task = id(TASKS[*task]);
+                let failed =
+                    self.tasks.get(&task).is_some_and(|local| local.facts.acknowledged && local.facts.has_failed());
+                if self.set.tasks.remove(&task).is_some() && failed {
+                    self.set.kept.insert(task);
+                }
+            }
+            Event::Drop(task) => _ = self.set.kept.remove(&id(TASKS[*task])),
             Event::Connect => self.authoritative = true,
             Event::Lease(leased) => self.leased = *leased,
             Event::Exit(task) => self.exit(&id(TASKS[*task]), Exit::Code(1)),
@@ -196,6 +209,16 @@ impl Host {
             Step::Stop { .. } | Step::Kill { .. } | Step::Freeze { .. } => {
                 assert!(address(task).is_none_or(|it| !self.leads_to.contains(&it)), "{step:?} while ports lead to it");
             }
+            Step::Keep { .. } => {
+                let runs = matches!(self.containers.get(task), Some(Phase::Running(_)));
+                assert!(!runs, "{step:?} of what runs");
+                let failed = self
+                    .journal
+                    .get(task)
+                    .and_then(|(_, outcome)| outcome.as_ref())
+                    .is_some_and(|outcome| outcome.state == TaskState::Failed);
+                assert!(failed, "{step:?} of what did not fail");
+            }
             Step::Remove { .. } if wanted.is_some() && matches!(self.containers.get(task), Some(Phase::Ended(_))) => {
                 let facts = &self.tasks[task].facts;
                 assert!(facts.acknowledged && self.journal[task].1.is_some(), "{step:?} before its end is on record");
@@ -228,6 +251,11 @@ impl Host {
                 self.journal.insert(task.clone(), (status.started, Some(status.clone())));
             }
             Step::Remove { task } => _ = self.containers.remove(task),
+            Step::Keep { task } => {
+                let kept = matches!(self.containers.remove(task), Some(Phase::Ended(_) | Phase::Kept));
+                self.containers.extend(kept.then(|| (task.clone(), Phase::Kept)));
+                return Done::Kept(kept);
+            }
             // Programs of the model ignore the stop signal.
             Step::Stop { task, .. } => _ = self.frozen.remove(task),
             Step::Abandon { .. } | Step::Forget { .. } => {}
@@ -287,6 +315,10 @@ impl Host {
             let container = self.containers.get(&task);
             let local = self.tasks.get(&task);
             let Some(wanted) = self.set.tasks.get(&task) else {
+                let to_keep = self.set.kept.contains(&task);
+                if to_keep && matches!(container, Some(Phase::Kept)) {
+                    continue;
+                }
                 assert_eq!((container, local), (None, None), "{task} left the set");
                 continue;
             };
@@ -297,6 +329,9 @@ impl Host {
                     assert_eq!(wanted.paused, self.frozen.contains(&task), "{task}: {local:?}");
                 }
                 None => assert!(outcome.is_some_and(|outcome| outcome.cause.is_some()), "{task}: {local:?}"),
+                Some(Phase::Kept) => {
+                    assert!(local.is_some_and(|local| local.facts.has_failed()), "{task} is kept: {local:?}");
+                }
                 Some(other) => panic!("{task} is left as {other:?}"),
             }
         }
@@ -321,6 +356,8 @@ fn event() -> impl Strategy<Value = Event> {
         3 => task().prop_map(|task| Event::Want(task, Desired::Run)),
         1 => task().prop_map(|task| Event::Want(task, Desired::Stop(StopReason::Updated))),
         1 => task().prop_map(Event::Leave),
+        1 => task().prop_map(Event::LeaveForInspection),
+        1 => task().prop_map(Event::Drop),
         2 => (task(), any::<bool>()).prop_map(|(task, paused)| Event::Pause(task, paused)),
         1 => Just(Event::Connect),
         1 => any::<bool>().prop_map(Event::Lease),

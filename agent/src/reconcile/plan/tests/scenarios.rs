@@ -14,18 +14,24 @@ struct Scenario {
     title: &'static str,
     desired: Option<Desired>,
     authoritative: bool,
+    kept: bool,
     local: Local,
 }
 
 fn scenario(title: &'static str, desired: Desired, change: impl FnOnce(&mut Local)) -> Scenario {
     let mut local = Local::default();
     change(&mut local);
-    Scenario { title, desired: Some(desired), authoritative: true, local }
+    Scenario { title, desired: Some(desired), authoritative: true, kept: false, local }
 }
 
 fn unwanted(title: &'static str, authoritative: bool, phase: Phase) -> Scenario {
     let local = Local { phase: Some(phase), ..Local::default() };
-    Scenario { title, desired: None, authoritative, local }
+    Scenario { title, desired: None, authoritative, kept: false, local }
+}
+
+/// The controller's set names the task as one that is kept.
+fn to_keep(title: &'static str, phase: Phase) -> Scenario {
+    Scenario { kept: true, ..unwanted(title, true, phase) }
 }
 
 const RUN: Desired = Desired::Run;
@@ -69,6 +75,12 @@ fn broke(local: &mut Local, times: u32) {
     prepared(local);
     let cause = Cause::StartFailed { step: "mount".into(), error: "busy".into() };
     failed(local, &Step::Start { assignment: assignment("a", RUN) }, times, true, cause);
+}
+
+fn failure(local: &mut Local) {
+    let outcome = local.facts.outcome.as_mut().expect("it has one");
+    (outcome.state, outcome.cause) = (TaskState::Failed, Some(Cause::Exited { code: 3 }));
+    outcome.started = Some(at(1_000));
 }
 
 fn outcome(local: &mut Local, acknowledged: bool) {
@@ -182,15 +194,42 @@ fn ending() -> Vec<Scenario> {
             title: "nothing left, no longer in the set",
             desired: None,
             authoritative: true,
+            kept: false,
             local: Local::default(),
         },
+        scenario("a failure acknowledged", RUN, |local| {
+            outcome(local, true);
+            failure(local);
+        }),
+        scenario("a failed start acknowledged", RUN, |local| {
+            outcome(local, true);
+            failure(local);
+            local.facts.outcome.as_mut().expect("it has one").started = None;
+        }),
+        scenario("a failure, kept", RUN, |local| {
+            outcome(local, true);
+            failure(local);
+            local.finish(Verb::Keep, &Ok(Done::Kept(true)), at(NOW), 0.0);
+        }),
+        scenario("a failure for which there is no room", RUN, |local| {
+            outcome(local, true);
+            failure(local);
+            local.finish(Verb::Keep, &Ok(Done::Kept(false)), at(NOW), 0.0);
+        }),
+        scenario("kept, without a record of its end", RUN, |local| local.phase = Some(Phase::Kept)),
+        to_keep("a failure that is to be kept, no longer to run", ended(Exit::Code(3))),
+        to_keep("half kept by an agent that crashed", Phase::Broken),
+        to_keep("kept", Phase::Kept),
+        unwanted("kept, and no longer to be, by the controller", true, Phase::Kept),
+        unwanted("kept, and no longer to be, by the ledger", false, Phase::Kept),
     ]
 }
 
 fn tell(text: &mut String, scenario: &Scenario) {
     let assignment = scenario.desired.clone().map(|desired| assignment("a", desired));
     let footing = Footing { authoritative: scenario.authoritative, leased: false };
-    let next = next(&id("a"), assignment.as_ref(), footing, &scenario.local, at(NOW));
+    let wish = Wish { assignment: assignment.as_ref(), kept: scenario.kept };
+    let next = next(&id("a"), wish, footing, &scenario.local, at(NOW));
     writeln!(text, "{}", scenario.title).unwrap();
     match &next.step {
         Some(Step::Settle { status, .. }) => {
@@ -257,7 +296,8 @@ fn a_singleton_waits_for_a_lease() {
     let mut local = Local::default();
     let step = |local: &Local, leased| {
         let footing = Footing { authoritative: true, leased };
-        next(&id("a"), Some(&singleton), footing, local, at(NOW)).step.map(|step| step.verb())
+        let wish = Wish { assignment: Some(&singleton), kept: false };
+        next(&id("a"), wish, footing, local, at(NOW)).step.map(|step| step.verb())
     };
     assert_eq!(step(&local, false), Some(Verb::Prepare), "its image may come before");
     prepared(&mut local);

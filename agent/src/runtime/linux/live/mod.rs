@@ -54,6 +54,16 @@ pub type LiveOutput = mpsc::Sender<wire::LiveOutput>;
 pub enum LiveError {
     #[error("task {0} has no running container on this node")]
     NotRunning(String),
+    #[error(
+        "the container of task {0} has failed, and is kept: only `rctl debug`, and what reads its files, goes into it"
+    )]
+    OnlyKept(String),
+    #[error(
+        "task {0} neither runs on this node nor is it kept: it had to make room, or its disk was limited (`storage_opt`)"
+    )]
+    NotKept(String),
+    #[error("somebody looks into this failed container already, which only one can do at a time")]
+    Inspected,
     #[error("the container is paused: `rctl unpause` it first")]
     Paused,
     #[error("another runtime made the container ({0}), and only by that one can it be entered, on its node")]
@@ -92,6 +102,7 @@ impl From<&wire::Program> for Order {
             input: program.input,
             terminal: program.terminal.as_ref().map(cells),
             privileged: program.privileged,
+            tools: program.tools,
         }
     }
 }

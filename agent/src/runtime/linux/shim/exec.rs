@@ -76,6 +76,7 @@ fn run(group: &CgroupDirs, container: &OwnedFd, spec: &Spec, timeout: Duration) 
         personality: linux.and_then(|linux| linux.personality().clone()),
         dies_with_maker: true,
         preserved: 0,
+        toolbox: None,
     };
     // SAFETY: the shim never starts a thread.
     let Entered { pidfd, channel, .. } = unsafe { enter(entry) }?;

@@ -36,6 +36,7 @@ use roster_runtime::{
     error::{StartError, Step},
     namespaces::Namespaces,
     process::capabilities,
+    rootfs::toolbox::{self, Toolbox},
     sys,
 };
 
@@ -52,8 +53,13 @@ const TERM: &str = "TERM=xterm";
 const MOVING_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) fn live(bundle: &BundleDir, cgroup: &CgroupDirs, group: &str) -> Result<(), StartError> {
+    serve(|agent| begin(agent, bundle, cgroup, group))
+}
+
+/// Does what the agent orders, and tells it how that ended.
+pub(super) fn serve(work: impl FnOnce(&Agent) -> Result<Option<i32>, StartError>) -> Result<(), StartError> {
     let agent = Agent::on_standard_input().step(|| "use the agent's socket".to_owned())?;
-    let ended = begin(&agent, bundle, cgroup, group);
+    let ended = work(&agent);
     let report = match &ended {
         Ok(Some(code)) => LiveReport::Exited(*code),
         Ok(None) => return Ok(()),
@@ -73,7 +79,8 @@ fn begin(agent: &Agent, bundle: &BundleDir, cgroup: &CgroupDirs, group: &str) ->
     let mut spec = bundle.spec()?;
     take_over(&mut spec, &order)?;
     let own = cgroup.child(group).step(|| "make a cgroup for the program".to_owned())?;
-    let result = run(agent, &own, &container, &spec, &order);
+    let toolbox = order.tools.then(|| Toolbox::of_host(&bundle.rootfs())).transpose()?;
+    let result = run(agent, &own, &container, &spec, &order, toolbox);
     // Only its own directory: the others are the container's.
     let alone = CgroupDirs(own.0[..1].to_vec());
     let left = match result {
@@ -86,12 +93,13 @@ fn begin(agent: &Agent, bundle: &BundleDir, cgroup: &CgroupDirs, group: &str) ->
 }
 
 /// The container's process as the order wants this one.
-fn take_over(spec: &mut Spec, order: &Order) -> Result<(), StartError> {
+pub(super) fn take_over(spec: &mut Spec, order: &Order) -> Result<(), StartError> {
     let missing = || StartError::impossible("running a program in the container", "config.json has no process");
     let process = spec.process_mut().as_mut().ok_or_else(missing)?;
     let env = environment(process, order);
     process.set_args(Some(order.args.clone())).set_env(Some(env));
-    if let Some(dir) = &order.working_dir {
+    // What the container works in may lie where the host's programs are.
+    if let Some(dir) = order.working_dir.as_deref().or(order.tools.then_some("/")) {
         process.set_cwd(dir.into());
     }
     if let Some(user) = &order.user {
@@ -130,6 +138,11 @@ fn environment(process: &Process, order: &Order) -> Vec<String> {
     if order.terminal.is_some() && !env.iter().any(|variable| name(variable) == "TERM") {
         env.push(TERM.to_owned());
     }
+    if order.tools {
+        // Where the container's own programs are, and what they are loaded with, is of no use to the host's.
+        env.retain(|variable| name(variable) != "PATH" && !name(variable).starts_with("LD_"));
+        env.push(format!("PATH={}", toolbox::PATH));
+    }
     for variable in &order.env {
         env.retain(|one| name(one) != name(variable));
         env.push(variable.clone());
@@ -137,17 +150,17 @@ fn environment(process: &Process, order: &Order) -> Vec<String> {
     env
 }
 
-/// Until the program has ended, or the agent is gone.
 fn run(
     agent: &Agent,
     group: &CgroupDirs,
     container: &OwnedFd,
     spec: &Spec,
     order: &Order,
+    toolbox: Option<Toolbox>,
 ) -> Result<Option<i32>, StartError> {
     let linux = spec.linux().as_ref();
     let missing = || StartError::impossible("running a program in the container", "config.json has no process");
-    let (stdio, mut ours) = streams(order)?;
+    let (stdio, ours) = streams(order)?;
     let entry = Entry {
         container,
         namespaces: Namespaces::of(spec)?.flags(),
@@ -158,10 +171,23 @@ fn run(
         personality: linux.and_then(|linux| linux.personality().clone()),
         dies_with_maker: true,
         preserved: 0,
+        toolbox,
     };
     // SAFETY: the shim never starts a thread.
-    let Entered { pid, pidfd, channel } = unsafe { enter(entry) }?;
-    let leader = Pid::from_raw(-i32::try_from(pid).map_err(io::Error::other).step(|| "read a process id".to_owned())?);
+    let entered = unsafe { enter(entry) }?;
+    let leader = i32::try_from(entered.pid).map_err(io::Error::other).step(|| "read a process id".to_owned())?;
+    watch(agent, &entered, Pid::from_raw(-leader), ours)
+}
+
+/// Until the program has ended, or the agent is gone. Signals are passed on to `whom`; `ours` is what the agent is to
+/// get, unless there is a terminal.
+pub(super) fn watch(
+    agent: &Agent,
+    entered: &Entered,
+    whom: Pid,
+    mut ours: Vec<OwnedFd>,
+) -> Result<Option<i32>, StartError> {
+    let Entered { pidfd, channel, .. } = entered;
     let (mut executing, mut told) = (false, false);
     loop {
         let mut polled = vec![PollFd::new(agent.socket.as_fd(), PollFlags::POLLIN)];
@@ -174,21 +200,25 @@ fn run(
         let ready = |index: usize| polled.get(index).and_then(PollFd::any).unwrap_or(false);
         let (spoke, moved) = (ready(0), ready(1));
         drop(polled);
-        if spoke && !pass_on(agent, leader).step(|| "pass a signal on".to_owned())? {
+        if spoke && !pass_on(agent, whom).step(|| "pass a signal on".to_owned())? {
             // Had it not come as far as its cgroup, killing that would miss it.
-            let _ = sys::pidfd_send_signal(&pidfd, libc::SIGKILL);
+            let _ = sys::pidfd_send_signal(pidfd, libc::SIGKILL);
             return Ok(None);
         }
         match moved {
             true if told => {
-                let status = sys::wait(&pidfd).step(|| "wait for the program".to_owned())?;
+                let status = sys::wait(pidfd).step(|| "wait for the program".to_owned())?;
                 return Ok(Some(status.shell_code()));
             }
             true => match channel.hear().step(|| "hear from the program".to_owned())? {
                 Some(Word::Terminal(master)) => ours = vec![master],
                 Some(Word::Executing) => executing = true,
                 Some(Word::Warning(_)) => {}
-                Some(Word::Failed(error)) => return Err(error),
+                Some(Word::Failed(error)) => {
+                    // Or it would be a zombie in the container for somebody else to reap.
+                    sys::wait(pidfd).step(|| "wait for the program".to_owned())?;
+                    return Err(error);
+                }
                 Some(other) => {
                     return Err(io::Error::other(format!("it says {other:?}"))).step(|| "hear from it".to_owned());
                 }
@@ -206,7 +236,7 @@ fn run(
 }
 
 /// The program's ends, and the others in the order in which the agent expects them.
-fn streams(order: &Order) -> Result<(Stdio, Vec<OwnedFd>), StartError> {
+pub(super) fn streams(order: &Order) -> Result<(Stdio, Vec<OwnedFd>), StartError> {
     if order.terminal.is_some() {
         return Ok((Stdio::Inherited, Vec::new()));
     }
@@ -224,8 +254,8 @@ fn streams(order: &Order) -> Result<(Stdio, Vec<OwnedFd>), StartError> {
     Ok((Stdio::Given { input, out, err }, ours))
 }
 
-/// To the group of processes that the program leads, as a terminal does it. False: the agent is gone.
-fn pass_on(agent: &Agent, leader: Pid) -> io::Result<bool> {
+/// To a process, or to the group that the program leads, as a terminal does it. False: the agent is gone.
+fn pass_on(agent: &Agent, whom: Pid) -> io::Result<bool> {
     let mut signals = [0; 16];
     let length = match (&agent.socket).read(&mut signals) {
         Ok(0) => return Ok(false),
@@ -236,7 +266,7 @@ fn pass_on(agent: &Agent, leader: Pid) -> io::Result<bool> {
     };
     for signal in &signals[..length] {
         // SAFETY: kill(2) takes any number, real-time signals too, which the typed one does not.
-        let sent = unsafe { libc::kill(leader.as_raw(), i32::from(*signal)) };
+        let sent = unsafe { libc::kill(whom.as_raw(), i32::from(*signal)) };
         match Errno::result(sent) {
             // It has ended, or does not lead its group yet.
             Ok(_) | Err(Errno::ESRCH) => {}
@@ -268,7 +298,7 @@ fn leave_behind(group: &CgroupDirs, container: &CgroupDirs) -> io::Result<()> {
 }
 
 /// The other end of the socket on standard input.
-struct Agent {
+pub(super) struct Agent {
     socket: UnixStream,
 }
 
@@ -281,7 +311,7 @@ impl Agent {
     }
 
     /// Signals may follow right behind it, so it is read byte by byte up to its end.
-    fn order(&self) -> io::Result<Order> {
+    pub(super) fn order(&self) -> io::Result<Order> {
         let mut line = Vec::new();
         BufReader::with_capacity(1, (&self.socket).take(ORDER_LIMIT)).read_until(b'\n', &mut line)?;
         Ok(serde_json::from_slice(&line)?)

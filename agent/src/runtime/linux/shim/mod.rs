@@ -20,6 +20,7 @@ pub(crate) mod attach;
 mod exec;
 mod foreign;
 mod hold;
+mod kept;
 pub(crate) mod lease;
 mod live;
 mod log_file;
@@ -74,6 +75,11 @@ pub(crate) enum Call {
         /// The program's own cgroup, below the container's first.
         group: String,
     },
+    /// As `Live`, in a failed container that is kept.
+    Kept {
+        bundle: PathBuf,
+        cgroup: Vec<PathBuf>,
+    },
 }
 
 impl Call {
@@ -115,6 +121,10 @@ impl Call {
                 option("live", bundle.into());
                 cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
                 option("--group", group.into());
+            }
+            Call::Kept { bundle, cgroup } => {
+                option("kept", bundle.into());
+                cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
             }
         }
         args
@@ -158,6 +168,7 @@ impl Call {
                 Some(Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease })
             }
             "live" => Some(Call::Live { bundle, cgroup, group: group? }),
+            "kept" => Some(Call::Kept { bundle, cgroup }),
             "exec" => Some(Call::Exec { bundle, cgroup, timeout: timeout?, command: args.collect() }),
             _ => None,
         }
@@ -185,6 +196,7 @@ pub fn main() -> ExitCode {
             })
         }
         Call::Live { bundle, cgroup, group } => live::live(&BundleDir(bundle), &CgroupDirs(cgroup), &group),
+        Call::Kept { bundle, cgroup } => kept::kept(&BundleDir(bundle), &CgroupDirs(cgroup)),
     };
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -232,6 +244,8 @@ mod tests {
         assert_eq!(Call::parse(exec.to_args()), Some(exec));
         let live = Call::Live { bundle: "/run/t".into(), cgroup: vec!["/c/1".into()], group: "live-1".into() };
         assert_eq!(Call::parse(live.to_args()), Some(live));
+        let kept = Call::Kept { bundle: "/kept/t".into(), cgroup: vec!["/c/1".into()] };
+        assert_eq!(Call::parse(kept.to_args()), Some(kept));
         assert_eq!(Call::parse(["--help".into()]), None);
     }
 }

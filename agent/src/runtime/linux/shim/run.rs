@@ -151,6 +151,7 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
                 preserved: 0,
                 no_pivot: false,
                 keep_keyring: false,
+                toolbox: None,
             };
             container::become_container(birth, || bundle.spec())
         }
