@@ -1,9 +1,9 @@
 //! Where the kernel enters the program, before the C library's own beginning.
 //!
-//! A program that puts processes into containers executes itself anew through a read-only mount (`cli/own_file.rs`).
-//! What the C library does at a start, half a millisecond where a hypervisor answers CPUID, would be done for nothing
-//! before that. So the same four system calls are made here first; when any of them fails, the program goes on as if
-//! nothing had been tried, tries again there, and tells what is wrong.
+//! What puts processes into containers is executed anew through a read-only mount (`cli/own_file.rs`). What the C library
+//! does at a start, half a millisecond where a hypervisor answers CPUID, would be done for nothing before that. So the
+//! same system calls are made here first, for every command, whose name need not be looked for then. When any of them
+//! fails, the program goes on as if nothing had been tried, tries again there, and tells what is wrong.
 //!
 //! In assembly, for nothing is relocated yet: whatever a compiler calls, be it for copying bytes or for a check in a debug
 //! build, may lead nowhere.
@@ -17,11 +17,6 @@ use roster_runtime::sys::{MOUNT_ATTR_NODEV, MOUNT_ATTR_RDONLY};
 const STATFS: usize = 120;
 const STATFS_FLAGS: usize = 80;
 const ST_RDONLY: usize = 1;
-/// "run\0", the first half of "create\0\0", "exec".
-const RUN: u32 = u32::from_le_bytes(*b"run\0");
-const CREA: u32 = u32::from_le_bytes(*b"crea");
-const TE: u32 = u32::from_le_bytes(*b"te\0\0");
-const EXEC: u32 = u32::from_le_bytes(*b"exec");
 
 // The stack is as the kernel leaves it: the number of arguments, they, a null, the environment. The C library's `_start`
 // finds it, and rdx, as they were.
@@ -31,52 +26,7 @@ global_asm!(
     "mov rbx, rsp",
     "mov rbp, rdx",
     "sub rsp, {statfs}",
-    // Is an argument the name of a command that puts processes into containers?
-    "lea r12, [rbx + 8]", // the arguments
-    "mov r13, r12",
-    "2:",
-    "mov rsi, [r13]",
-    "test rsi, rsi",
-    "jz 9f",
-    "add r13, 8",
-    // The bytes one after the other: the last argument may end where the memory does.
-    "xor eax, eax",
-    "xor ecx, ecx",
-    "xor edx, edx", // the first four bytes, then, in r8, the others
-    "xor r8d, r8d",
-    "3:",
-    "movzx eax, byte ptr [rsi]",
-    "test eax, eax",
-    "jz 4f",
-    "cmp ecx, 64",
-    "jae 2b",
-    "cmp ecx, 32",
-    "jae 5f",
-    "shl eax, cl",
-    "or edx, eax",
-    "jmp 6f",
-    "5:",
-    "shl eax, cl", // by what is left of 32
-    "or r8d, eax",
-    "6:",
-    "inc rsi",
-    "add ecx, 8",
-    "jmp 3b",
-    "4:",
-    "cmp edx, {run}",
-    "je 7f",
-    "cmp edx, {exec}",
-    "je 7f",
-    "cmp edx, {crea}",
-    "jne 2b",
-    "cmp r8d, {te}",
-    "jne 2b",
-    "jmp 8f",
-    "7:",
-    "test r8d, r8d",
-    "jnz 2b",
     // Is the file on a read-only mount already?
-    "8:",
     "lea rdi, [rip + 20f]",
     "mov rsi, rsp",
     "mov eax, {statfs_call}",
@@ -126,9 +76,9 @@ global_asm!(
     "mov [rdi], rax",
     "mov rax, [rip + 22f + 6]",
     "mov [rdi + 6], rax",
-    "mov rsi, r12",
+    "lea rsi, [rbx + 8]", // the arguments
     "mov rdx, [rbx]",
-    "lea rdx, [r12 + 8 * rdx + 8]", // the environment
+    "lea rdx, [rsi + 8 * rdx + 8]", // the environment
     "mov eax, {execve}",
     "syscall",
     "10:",
@@ -147,10 +97,6 @@ global_asm!(
     statfs = const STATFS + 8,
     statfs_flags = const STATFS_FLAGS,
     read_only = const ST_RDONLY,
-    run = const RUN,
-    exec = const EXEC,
-    crea = const CREA,
-    te = const TE,
     attributes = const MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV,
     here = const libc::AT_FDCWD,
     clone = const libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC,

@@ -9,6 +9,7 @@
 use std::{
     convert::Infallible,
     ffi::{CString, OsString},
+    io,
     os::{fd::AsRawFd, unix::ffi::OsStringExt},
     path::Path,
 };
@@ -35,17 +36,22 @@ const PUTTING_IN: [&str; 3] = ["create", "run", "exec"];
 /// Goes on in a process that cannot give this program's file away. Nothing may have been opened yet, and to save time
 /// nothing is understood: a container of such a name costs other commands a little.
 pub(super) fn protect(mut arguments: impl Iterator<Item = OsString>) -> Result<(), StartError> {
-    if !arguments.any(|argument| PUTTING_IN.iter().any(|command| argument == *command)) {
-        return Ok(());
-    }
+    let puts_in = arguments.any(|argument| PUTTING_IN.iter().any(|command| argument == *command));
     let step = || "protect the runtime's own file".to_owned();
-    let file = open(OWN_FILE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
-    if fstatvfs(&file).step(step)?.flags().contains(FsFlags::ST_RDONLY) {
+    match is_protected() {
         // By the descriptor's number it was executed with.
-        return sys::set_process_name(c"roster-runtime").step(step);
+        Ok(true) => return sys::set_process_name(c"roster-runtime").step(step),
+        Err(error) if puts_in => return Err(error).step(step),
+        _ if !puts_in => return Ok(()),
+        _ => {}
     }
     let Err(error) = execute_anew();
     Err(error)
+}
+
+fn is_protected() -> io::Result<bool> {
+    let file = open(OWN_FILE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    Ok(fstatvfs(&file)?.flags().contains(FsFlags::ST_RDONLY))
 }
 
 fn execute_anew() -> Result<Infallible, StartError> {
