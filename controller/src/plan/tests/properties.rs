@@ -325,7 +325,7 @@ fn assert_one_is_kept(state: &ClusterState, last: &Act) {
         state.assignment_set(&node_id(node)).kept.into_iter().map(move |task| (node_id(node), task))
     };
     let kept: BTreeSet<(NodeId, TaskId)> = NODES.into_iter().flat_map(kept).collect();
-    let slots = SERVICES.into_iter().map(service_id).flat_map(|service| {
+    let slots = state.services.keys().cloned().flat_map(|service| {
         let slots: Vec<Slot> = state.slots_of(&service).cloned().collect();
         slots.into_iter().map(move |slot| (service.clone(), slot))
     });
