@@ -24,7 +24,7 @@ fn taken(host: &Host, name: &str) -> u64 {
 }
 
 /// Loop devices and mounts that show files of this host's.
-fn held(host: &Host) -> Vec<String> {
+pub(crate) fn held(host: &Host) -> Vec<String> {
     let ours = host.dir.path().to_string_lossy().into_owned();
     let mut held: Vec<String> =
         fs::read_to_string("/proc/self/mountinfo").expect("mountinfo").lines().map(Into::into).collect();

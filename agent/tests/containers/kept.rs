@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::harness::{Host, eventually, sh, task};
+use crate::{
+    disks::held,
+    harness::{Host, eventually, sh, task},
+};
 use roster_agent::runtime::{Exit, Phase, linux::containers::kept::layers_in_use};
 
 const NOTHING: Vec<PathBuf> = Vec::new();
@@ -94,4 +97,40 @@ async fn a_keeping_that_was_interrupted_is_completed_or_cleared() {
     host.restart();
     assert!(!host.containers.keep(&task("t1")).await.expect("removed"));
     assert_eq!((places(&host, "t1"), host.phase("t1")), (NOTHING, None));
+}
+
+#[tokio::test]
+async fn one_that_filled_its_disk_is_kept_with_it() {
+    let mut host = Host::new();
+    let mut spec = sh("echo data > /left; dd if=/dev/zero of=/big bs=1M count=100; echo more > /etc/hosts; exit 3");
+    spec.resources.limits.disk = Some(16 << 20);
+    assert_eq!(host.script("t1", spec).await.0, Exit::Code(3));
+    assert!(host.containers.keep(&task("t1")).await.expect("kept"));
+    let kept = host.config.data_dir.join("kept/t1");
+    assert_eq!((places(&host, "t1"), host.leftovers("t1")), (vec![kept.clone()], NOTHING));
+    let left = |host: &Host| {
+        let layers = host.containers.layers(&task("t1")).expect("layers");
+        fs::read_to_string(layers[0].join("left")).ok()
+    };
+    assert_eq!((host.phase("t1"), left(&host).as_deref()), (Some(Phase::Kept), Some("data\n")));
+
+    // As after a start of the host: the file is there, and mounted nowhere.
+    let unmount = || nix::mount::umount2(&kept.join("files"), nix::mount::MntFlags::MNT_DETACH).expect("was mounted");
+    unmount();
+    assert_eq!(left(&host), None);
+    host.restart();
+    assert_eq!((host.phase("t1"), left(&host).as_deref()), (Some(Phase::Kept), Some("data\n")));
+    // As where the agent died before the last rename, also with what was mounted.
+    for mounted in [true, false] {
+        if !mounted {
+            unmount();
+        }
+        fs::rename(&kept, host.config.data_dir.join("containers/t1")).expect("moved back");
+        host.restart();
+        assert!(host.containers.keep(&task("t1")).await.expect("kept after all"));
+        assert_eq!(left(&host).as_deref(), Some("data\n"));
+    }
+    host.containers.remove(&task("t1")).await.expect("removed");
+    assert_eq!((places(&host, "t1"), host.phase("t1")), (NOTHING, None));
+    eventually("nothing holds its disk", || (held(&host).is_empty() && host.trash().is_empty(), held(&host))).await;
 }

@@ -178,7 +178,7 @@ impl Containers {
             busy: Mutex::default(),
             inspected: watch::Sender::default(),
         };
-        let readied = containers.end_inspections().and_then(|()| containers.make_room());
+        let readied = containers.ready_kept().and_then(|()| containers.make_room());
         readied.map_err(|error| OpenError::new("ready the kept containers".to_owned(), error))?;
         Ok(containers)
     }
@@ -602,6 +602,9 @@ impl Containers {
         attempt("have its runtime remove it", self.delete_foreign(task));
         attempt("remove its cgroup", cgroup.remove());
         attempt("unmount its files", disk::unmount(&self.layer_dir(task)));
+        for place in [self.layer_dir(task), self.kept_place(task)].iter().filter(|place| *place != kept) {
+            attempt("unmount what is kept of its files", disk::unmount(&place.join(kept::FILES)));
+        }
         let places = [
             ("remove its files", self.layer_dir(task)),
             ("remove its disk", self.disks.of(task)),
@@ -671,7 +674,7 @@ fn stop_signal(spec: &oci_spec::runtime::Spec) -> Result<i32, RuntimeError> {
     })
 }
 
-fn private_dir(path: &Path) -> io::Result<()> {
+pub(super) fn private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 

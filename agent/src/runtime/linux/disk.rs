@@ -16,7 +16,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -31,7 +31,10 @@ use roster_proto::{
 };
 use roster_runtime::sys;
 
-use super::{containers::failed, foreign::PATH};
+use super::{
+    containers::{failed, private_dir},
+    foreign::PATH,
+};
 use crate::runtime::RuntimeError;
 
 const MKFS: &str = "mkfs.ext4";
@@ -93,9 +96,7 @@ impl Disks {
             let file = File::options().create_new(true).read(true).write(true).mode(0o600).open(&path)?;
             file.set_len(size)?;
             format(&path)?;
-            let device = attach(&file)?;
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            mount(Some(&device.1), at, Some("ext4"), flags, Some(MOUNT_OPTIONS))?;
+            mount_file(&file, at)?;
             fs::set_permissions(at, fs::Permissions::from_mode(0o700))
         };
         made().map_err(|error| failed("make a file system for its files".to_owned(), error))
@@ -105,6 +106,36 @@ impl Disks {
     pub(super) fn of(&self, task: &TaskId) -> PathBuf {
         self.file(task)
     }
+}
+
+/// Mounts the file system that is in a file, unless it is mounted there. Never two at a time: they would spoil it.
+pub(super) fn mount_again(path: &Path, at: &Path) -> io::Result<()> {
+    if is_mounted(at)? {
+        return Ok(());
+    }
+    mount_file(&File::options().read(true).write(true).open(path)?, at)
+}
+
+fn mount_file(file: &File, at: &Path) -> io::Result<()> {
+    let device = attach(file)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Ok(mount(Some(&device.1), at, Some("ext4"), flags, Some(MOUNT_OPTIONS))?)
+}
+
+/// Has what is mounted at `from` at `to`, also when somebody still looks into it.
+pub(super) fn move_mount(from: &Path, to: &Path) -> io::Result<()> {
+    if !is_mounted(from)? {
+        return Ok(());
+    }
+    let shown = sys::clone_mount(from, false)?;
+    unmount(from)?;
+    private_dir(to)?;
+    sys::attach_mount(shown, File::open(to)?)
+}
+
+fn is_mounted(at: &Path) -> io::Result<bool> {
+    let beside = at.parent().unwrap_or(at);
+    Ok(fs::symlink_metadata(at)?.dev() != fs::symlink_metadata(beside)?.dev())
 }
 
 /// Takes it away from all who still look into it, too. Nothing to do where nothing is mounted.

@@ -1,7 +1,8 @@
 //! Failed containers that are kept for inspection.
 //!
 //! ```text
-//! DATA/kept/TASK/  the upper directory, the generated /etc files, config.json with these places, kept.json
+//! DATA/kept/TASK/  the upper directory, the generated /etc files, config.json with these places, kept.json; where its
+//!                  disk is limited, the former two on what is mounted at files/, which is in the file disk
 //! DATA/logs/TASK/  its log, which is not pruned meanwhile
 //! ```
 //!
@@ -10,8 +11,6 @@
 //! Guarantees: a container is kept from the moment its directory has its place, by one rename; whatever is interrupted
 //! before that is begun again, or removed. Of a disk that is nearly full nothing is kept. What somebody looks into by
 //! `rctl debug` stays until he has done.
-//!
-//! Absent: keeping a container whose disk is limited. Its files are on a file system of their own, which may be full.
 
 use std::{
     fs, io,
@@ -36,6 +35,7 @@ use super::{Containers, blocking, failed};
 use crate::runtime::{
     Ended, RuntimeError,
     linux::{
+        disk,
         live::{self, LiveError, LiveInput, LiveOutput},
         record::{self, BundleDir},
         shim::Call,
@@ -44,6 +44,9 @@ use crate::runtime::{
 
 /// Failed containers kept on one node where nothing else is said.
 pub const KEPT: usize = 32;
+/// Of one whose disk is limited: the file that is its disk, and where that is mounted.
+const DISK: &str = "disk";
+pub(super) const FILES: &str = "files";
 /// For whoever looks into it already.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// One part in so many of the disk must be free, or nothing is kept.
@@ -144,16 +147,25 @@ impl Containers {
     fn keep_now(&self, task: &TaskId) -> Result<bool, RuntimeError> {
         let step = |error: io::Error| failed(format!("keep the failed container of task {task}"), error);
         if self.kept_bundle(task).is_none() {
-            let wanted = self.config.keep_failed > 0 && !self.disks.of(task).exists();
+            let wanted = self.config.keep_failed > 0;
             let room = wanted && has_room(&self.config.data_dir).map_err(step)?;
             if !room || !self.set_aside(task).map_err(step)? {
                 return self.tear_down(task).map(|()| false);
             }
+            self.take_disk_along(task).map_err(step)?;
             // Last: from now on it is kept, and nothing else of it is left.
             self.tear_down_all_but(task, &self.layer_dir(task))?;
             fs::rename(self.layer_dir(task), self.kept_place(task)).map_err(step)?;
         }
+        mount_disk(&BundleDir(self.kept_place(task))).map_err(step)?;
         Ok(true)
+    }
+
+    fn take_disk_along(&self, task: &TaskId) -> io::Result<()> {
+        match fs::rename(self.disks.of(task), self.layer_dir(task).join(DISK)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Writes beside its files what is to be known of it. False: it never came to be a container.
@@ -170,7 +182,10 @@ impl Containers {
         let lost = || Ended { how: crate::runtime::Exit::ShimLost, at: record::now() };
         let ended = bundle.ended()?.unwrap_or_else(lost);
         let mut spec = bundle.spec().map_err(io::Error::other)?;
-        move_places(&mut spec, &dir, &self.kept_place(task));
+        let files = self.kept_place(task).join(if self.disks.of(task).exists() { FILES } else { "" });
+        move_places(&mut spec, &dir, &files);
+        // They may be on a disk of their own that is full; what is written down now is beside that.
+        disk::move_mount(&dir, &dir.join(FILES))?;
         fs::write(aside.config(), serde_json::to_vec(&spec)?)?;
         match fs::create_dir(aside.rootfs()) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -198,18 +213,22 @@ impl Containers {
         all.sort();
         let too_many = all.len().saturating_sub(most);
         for (_, task) in all.into_iter().take(too_many).filter(|(_, task)| !self.is_inspected(task)) {
-            self.trash.take(&self.kept_place(&task)).map_err(step)?;
+            let place = self.kept_place(&task);
+            disk::unmount(&place.join(FILES)).and_then(|()| self.trash.take(&place)).map_err(step)?;
         }
         Ok(())
     }
 
-    /// What sessions of an agent of before may have left running.
-    pub(super) fn end_inspections(&self) -> Result<(), RuntimeError> {
-        let step = |error: io::Error| failed("end what looked into kept containers".to_owned(), error);
+    /// Ends what sessions of an agent of before may have left running, and mounts what the host's last start has not.
+    pub(super) fn ready_kept(&self) -> Result<(), RuntimeError> {
+        let step = |error: io::Error| failed("ready the kept containers".to_owned(), error);
         for entry in fs::read_dir(self.kept_dir()).map_err(step)? {
             let name = entry.map_err(step)?.file_name().into_string();
             if let Some(task) = name.ok().and_then(|name| TaskId::new(name).ok()) {
                 self.clear_group(&task)?;
+                if let Err(error) = mount_disk(&BundleDir(self.kept_place(&task))) {
+                    tracing::warn!(%task, %error, "cannot mount the disk of a kept container: its files cannot be read");
+                }
             }
         }
         Ok(())
@@ -263,7 +282,7 @@ impl Containers {
         let inspection = self.inspect(task).await.ok_or(LiveError::Inspected)?;
         drop(guard);
         let cannot = |source| LiveError::Io { doing: "ready the kept container's files", source };
-        self.renew_work(&bundle).map_err(cannot)?;
+        renew_work(&bundle).map_err(cannot)?;
         let spec = bundle.spec().map_err(LiveError::Start)?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
         let cgroup = self.hierarchies.create(&self.group(task), &resources).map_err(LiveError::Start)?;
@@ -271,13 +290,6 @@ impl Containers {
         let _cleared = Cleared { inspection: Some(inspection) };
         let shim = self.shim.live(&Call::Kept { bundle: bundle.0, cgroup: cgroup.0 })?;
         live::run(shim, &program.into(), input, output).await
-    }
-
-    /// An overlay that is not flushed to the disk leaves a work directory that no other one takes.
-    fn renew_work(&self, bundle: &BundleDir) -> io::Result<()> {
-        let work = bundle.file("work");
-        self.trash.take(&work)?;
-        fs::create_dir(work)
     }
 
     /// What it had for `/`, without what was mounted in it; to be read only.
@@ -310,6 +322,21 @@ impl Drop for Cleared {
             Err(_) => clear(),
         }
     }
+}
+
+/// An overlay that is not flushed to the disk leaves a work directory that no other one takes.
+fn renew_work(bundle: &BundleDir) -> io::Result<()> {
+    let work = if bundle.file(DISK).exists() { bundle.file(FILES).join("work") } else { bundle.file("work") };
+    match fs::remove_dir_all(&work) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::create_dir(work)
+}
+
+fn mount_disk(bundle: &BundleDir) -> io::Result<()> {
+    let disk = bundle.file(DISK);
+    if disk.exists() { disk::mount_again(&disk, &bundle.file(FILES)) } else { Ok(()) }
 }
 
 fn mounted_alone(layers: &[PathBuf], place: &Path) -> io::Result<fs::File> {
