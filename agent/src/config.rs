@@ -140,7 +140,7 @@ pub struct Flags {
     #[arg(long = "runtime", global = true, env = "ROSTER_RUNTIMES", value_name = "NAME=PROGRAM", value_delimiter = ',', value_parser = runtime)]
     pub runtimes: Vec<(String, ForeignRuntime)>,
 
-    /// How much of the disk the files of a container may take that says nothing by `storage_opt` [default: no limit]
+    /// How much of the disk the files of a container may take that says nothing by `storage_opt`; else there is no limit
     ///
     /// As 512m, 10g or 1t. Such containers have a file system of their own, an ext4 in a sparse file below the data
     /// directory: needs mkfs.ext4 and loop devices.

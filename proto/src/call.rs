@@ -66,7 +66,7 @@ impl Kind {
             ("Enroll", _) => Self::Change,
             ("Cluster", "CreateToken") => Self::Secret,
             ("Control", "Logs" | "LoadImage" | "PullImage" | "ListImages" | "RemoveImage") => Self::Agents,
-            ("Containers", "Top" | "Stats" | "Diff" | "Export" | "Commit") => Self::Agents,
+            ("Containers", "Top" | "Stats" | "Diff" | "Export" | "Commit" | "Kept") => Self::Agents,
             ("Containers", "Kill") => Self::Once,
             ("Live", _) => Self::Once,
             _ => Self::Own,

@@ -246,11 +246,12 @@ fn a_hostile_container_reaches_nothing_of_the_host_through_who_looks_into_it() {
     let mut visitor = cluster.rctl_command(&["debug", "web.1", "sleep", "inf"]).spawn().expect("rctl starts");
     let log = wait::until("the attack", || {
         let text = cluster.rctl(&["logs", "web.1"]).stdout;
-        if text.matches("tried all").count() >= 3 { Ok(text) } else { Err(text) }
+        // Those before it may have gone before anything could be done through them.
+        if text.contains("entered") && text.matches("tried all").count() >= 3 { Ok(text) } else { Err(text) }
     });
     visitor.kill().expect("ours");
     visitor.wait().expect("ours");
-    assert!(log.contains("entered") && !log.contains("of the host"), "{log}");
+    assert!(!log.contains("of the host"), "{log}");
     assert!(!Path::new(&mark).exists(), "it wrote to the host");
     assert_eq!(fs::read("/usr/bin/env").expect("there"), before, "it changed a program of the host");
     cluster.down();

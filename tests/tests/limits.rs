@@ -103,11 +103,7 @@ fn what_cannot_be_is_told_as_data_and_in_words() {
     let none = "restart_policy: {condition: none}";
     let cases = [
         ("image", format!("image: 127.0.0.1:9/no-such-image\n    deploy: {{{none}}}"), "image_unavailable"),
-        (
-            "program",
-            format!("image: roster-hello\n    command: [/no/such/program]\n    deploy: {{{none}}}"),
-            "impossible",
-        ),
+        ("program", format!("image: roster-hello\n    command: [/no/such/program]\n    deploy: {{{none}}}"), "not_run"),
         ("user", format!("image: roster-hello\n    user: nobody-here\n    deploy: {{{none}}}"), "impossible"),
         (
             "source",

@@ -155,7 +155,7 @@ async fn another_nodes_certificate_is_not_used() {
     let other = Identity { controllers, ..identity(&cluster.authority, Role::Agent, "vm2", Duration::ZERO) };
     membership::directory(&cluster.bench.path().join("data")).save(&other).unwrap();
     let agent = cluster.bench.agent();
-    // Not by the socket either, to which it belongs no longer.
+    // Not by the socket either, to which it belongs no longer. Time is the subject: long enough to have asked.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(cluster.bench.controller.heard().sessions, 0);
     cluster.join(Duration::ZERO);

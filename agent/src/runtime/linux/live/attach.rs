@@ -103,7 +103,7 @@ pub(in crate::runtime::linux) async fn attach(
 fn exit(ended: &Ended) -> wire::LiveExit {
     let (code, message) = match ended.how {
         Exit::Code(code) => (code, String::new()),
-        Exit::Signal(signal) => (128 + signal, String::new()),
+        Exit::Signal(signal) => (signal.saturating_add(128), String::new()),
         Exit::OutOfMemory { .. } => (137, "it was killed: out of memory".to_owned()),
         Exit::ShimLost => (137, "it was killed: its shim died".to_owned()),
         Exit::Unattended => (137, "nobody had attached to it in time".to_owned()),

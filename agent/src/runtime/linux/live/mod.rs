@@ -58,9 +58,7 @@ pub enum LiveError {
         "the container of task {0} has failed, and is kept: only `rctl debug`, and what reads its files, goes into it"
     )]
     OnlyKept(String),
-    #[error(
-        "task {0} neither runs on this node nor is it kept: it had to make room, or its disk was limited (`storage_opt`)"
-    )]
+    #[error("task {0} neither runs on this node nor is it kept: there was no room, or it made room for others")]
     NotKept(String),
     #[error("somebody looks into this failed container already, which only one can do at a time")]
     Inspected,
