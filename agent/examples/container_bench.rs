@@ -123,6 +123,7 @@ impl Bench {
             spec: Arc::new(spec),
             ports: Vec::new(),
             paused: false,
+            shares_with: None,
         };
         let image = RootImage { config: &self.image, layers: &self.layers };
         Ok(self.containers.start(&assignment, image, Network::None).await?.pid)

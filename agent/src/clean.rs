@@ -114,6 +114,7 @@ mod tests {
                 spec: Arc::new(spec),
                 ports: Vec::new(),
                 paused: false,
+                shares_with: None,
             };
             runtime.start(&assignment).await.unwrap();
         }

@@ -120,6 +120,7 @@ fn assignment(name: &str, desired: Desired, spec: TaskSpec) -> Assignment {
         spec: Arc::new(spec),
         ports: Vec::new(),
         paused: false,
+        shares_with: None,
     }
 }
 

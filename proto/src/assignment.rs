@@ -29,6 +29,9 @@ pub struct Assignment {
     /// Its processes are to stand still.
     #[serde(default)]
     pub paused: bool,
+    /// The task of this node whose namespaces it shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares_with: Option<TaskId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -24,6 +24,10 @@ pub enum Cause {
     Predecessor {
         task: String,
     },
+    /// For the task whose namespaces it is to share to run.
+    Partner {
+        task: String,
+    },
     /// For its node, which is Down since then, while no other can take it.
     NodeDown {
         node: NodeId,
@@ -157,6 +161,7 @@ impl fmt::Display for Cause {
                 Ok(())
             }
             Cause::Predecessor { task } => write!(f, "waits for {task} to end"),
+            Cause::Partner { task } => write!(f, "waits for {task} to run, whose namespaces it shares"),
             Cause::NodeDown { node, since } => {
                 write!(f, "node {node} has been Down since {since} and no other node can take it")
             }

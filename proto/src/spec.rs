@@ -11,10 +11,11 @@ use crate::id::{ServiceName, StackName};
 mod kernel;
 mod rights;
 pub mod rules;
+pub mod sharing;
 
 pub use self::{
     kernel::{BlockIo, Controls, KernelSettings, MemorySwap, Ulimit},
-    rights::{Device, IpcMode, Rights, Seccomp},
+    rights::{Device, IpcMode, PidMode, Rights, Seccomp},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,6 +31,9 @@ pub struct Task {
     /// People want its processes to stand still.
     #[serde(default)]
     pub paused: bool,
+    /// The task of another service, on the same node, whose namespaces it shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares_with: Option<TaskId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,8 @@ pub enum StopReason {
     Moved,
     /// Somebody wanted it restarted.
     Restarted,
+    /// The container whose namespaces it shares has ended, or is to end.
+    Severed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +193,7 @@ impl fmt::Display for StopReason {
             StopReason::Removed => "the service was removed",
             StopReason::Moved => "the slot moved to another node",
             StopReason::Restarted => "it was to be restarted",
+            StopReason::Severed => "the container whose namespaces it shares ended",
         })
     }
 }

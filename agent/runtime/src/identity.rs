@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
+/// Of `include/linux/sched.h`, in field 9 of `/proc/PID/stat`.
+const PF_EXITING: u32 = 4;
+
 /// One process, for good: the pid alone is used again once it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -25,6 +28,11 @@ impl Identity {
         Stat::read(self.pid).is_ok_and(|stat| stat.start == self.start && !matches!(stat.state, 'Z' | 'X'))
     }
 
+    /// On its way out, or gone: a pid namespace's first process stays so until every other process of it has ended.
+    pub fn is_exiting(self) -> bool {
+        !Stat::read(self.pid).is_ok_and(|stat| stat.start == self.start && stat.flags & PF_EXITING == 0)
+    }
+
     /// A descriptor of exactly this process; `None` when it is gone.
     pub fn pidfd(self) -> io::Result<Option<OwnedFd>> {
         let pidfd = match sys::pidfd_open(self.pid) {
@@ -40,6 +48,7 @@ impl Identity {
 
 struct Stat {
     state: char,
+    flags: u32,
     start: u64,
 }
 
@@ -53,8 +62,9 @@ impl Stat {
     fn parse(text: &str) -> Option<Self> {
         let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
-        let start = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, start })
+        let flags = fields.nth(5)?.parse().ok()?;
+        let start = fields.nth(12)?.parse().ok()?;
+        Some(Self { state, flags, start })
     }
 }
 
@@ -66,14 +76,14 @@ mod tests {
     fn stat_survives_a_hostile_process_name() {
         let text = "12 (a) R 1 (b) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 0 0";
         let stat = Stat::parse(text).expect("a whole line");
-        assert_eq!((stat.state, stat.start), ('S', 98765));
+        assert_eq!((stat.state, stat.flags, stat.start), ('S', 4_194_560, 98765));
     }
 
     #[test]
     fn another_process_of_the_same_pid_is_not_it() {
         let me = Identity::of(std::process::id()).expect("own stat");
-        assert!(me.is_running() && me.pidfd().expect("pidfd").is_some());
+        assert!(me.is_running() && !me.is_exiting() && me.pidfd().expect("pidfd").is_some());
         let other = Identity { start: me.start + 1, ..me };
-        assert!(!other.is_running() && other.pidfd().expect("pidfd").is_none());
+        assert!(!other.is_running() && other.is_exiting() && other.pidfd().expect("pidfd").is_none());
     }
 }

@@ -18,6 +18,7 @@ async fn probed(taken_back: bool) -> (Arc<MemoryRuntime>, TaskId, mpsc::Receiver
         spec: Arc::new(TaskSpec::of_image("web")),
         ports: Vec::new(),
         paused: false,
+        shares_with: None,
     };
     let started = runtime.start(&assignment).await.unwrap().at;
     let check = Check {

@@ -23,6 +23,7 @@ fn set(generation: u64, tasks: &[&str]) -> AssignmentSet {
         spec: Arc::new(TaskSpec::of_image("web")),
         ports: Vec::new(),
         paused: false,
+        shares_with: None,
     };
     let tasks = tasks.iter().map(|name| (id(name), assignment(name))).collect();
     AssignmentSet { generation: Version(generation), tasks, ..AssignmentSet::default() }

@@ -327,6 +327,7 @@ fn by_exit(exit: Exit) -> (TaskState, Cause) {
         Exit::OutOfMemory { limit } => (TaskState::Failed, Cause::OomKilled { limit }),
         Exit::ShimLost => (TaskState::Failed, Cause::ShimLost),
         Exit::LeaseLost => (TaskState::Failed, Cause::LeaseLost),
+        Exit::Severed => (TaskState::Shutdown, Cause::Stopped { reason: StopReason::Severed }),
         Exit::Unattended => (TaskState::Failed, Cause::Unattended),
     }
 }
@@ -335,6 +336,7 @@ fn by_exit(exit: Exit) -> (TaskState, Cause) {
 pub fn failed_status(trouble: &Trouble, facts: &Facts, now: Timestamp) -> TaskStatus {
     let state = match trouble.cause {
         Cause::ImageUnavailable { .. } | Cause::Impossible { .. } | Cause::NotRun { .. } => TaskState::Rejected,
+        Cause::Stopped { .. } => TaskState::Shutdown,
         _ => TaskState::Failed,
     };
     last_status(state, trouble.cause.clone(), now, facts)

@@ -44,7 +44,7 @@ use self::{
     execute::execute,
     local::{Done, Local, RETRY},
     permits::Permits,
-    plan::{Footing, Step, Wish},
+    plan::{Footing, Partner, Step, Wish},
 };
 use crate::{
     clock::{self, BootTime},
@@ -97,6 +97,8 @@ pub struct Reconciler<R> {
     /// For each of `tasks`, what is under way for it.
     upkeep: BTreeMap<TaskId, Upkeep>,
     dirty: BTreeSet<TaskId>,
+    /// For each task of the set, those that share its namespaces.
+    sharers: BTreeMap<TaskId, Vec<TaskId>>,
     /// Grows with every change to a task; a listing is older than the changes made since it began.
     moment: u64,
     ports: Ports,
@@ -150,6 +152,7 @@ impl<R: Runtime> Reconciler<R> {
             tasks: BTreeMap::new(),
             upkeep: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            sharers: BTreeMap::new(),
             moment: 0,
             ports: Ports::default(),
             writing: false,
@@ -244,8 +247,12 @@ impl<R: Runtime> Reconciler<R> {
 
     fn mark_all(&mut self) {
         if let Some(set) = self.current.set.clone() {
-            for task in set.tasks.keys() {
+            self.sharers.clear();
+            for (task, assignment) in &set.tasks {
                 self.ensure(task);
+                if let Some(partner) = &assignment.shares_with {
+                    self.sharers.entry(partner.clone()).or_default().push(task.clone());
+                }
             }
         }
         self.dirty.extend(self.tasks.keys().cloned());
@@ -299,6 +306,8 @@ impl<R: Runtime> Reconciler<R> {
         loop {
             while let Some(task) = self.dirty.pop_first() {
                 self.turn(&task);
+                // It may be what they waited for.
+                self.dirty.extend(self.sharers.get(&task).into_iter().flatten().cloned());
             }
             self.publish();
             if self.dirty.is_empty() {
@@ -310,6 +319,7 @@ impl<R: Runtime> Reconciler<R> {
     fn turn(&mut self, task: &TaskId) {
         let set = self.current.set.clone();
         let wanted = set.as_ref().and_then(|set| set.tasks.get(task));
+        let partner = Partner::of(wanted, &self.tasks);
         let Some(local) = self.tasks.get_mut(task) else { return };
         if let Some(assignment) = wanted {
             local.facts.grace = assignment.spec.stop_grace_period;
@@ -317,6 +327,7 @@ impl<R: Runtime> Reconciler<R> {
         let footing = Footing {
             authoritative: self.current.authoritative,
             leased: self.leased.is_some_and(|until| until > BootTime::now()),
+            partner,
         };
         let wish = Wish { assignment: wanted, kept: set.as_ref().is_some_and(|set| set.kept.contains(task)) };
         let next = plan::next(task, wish, footing, local, clock::now());

@@ -10,6 +10,7 @@
 //! * Nothing that is outside the set is touched before the controller itself has sent a set: the ledger may be older
 //!   than what runs, so it can tell what to start, not what to destroy.
 //! * A singleton is started only while the node holds a lease.
+//! * What shares another container's namespaces is started only while that one runs, and is stopped when it has ended.
 //! * An outcome is recorded before its container is removed, and the container stays until the controller has the
 //!   outcome on disk.
 //! * What failed is kept for inspection, until the controller's set names the task in none of its two parts.
@@ -40,6 +41,20 @@ pub struct Footing {
     pub authoritative: bool,
     /// The node holds a lease: singletons may be started.
     pub leased: bool,
+    /// Of the one task that is planned for.
+    pub partner: Partner,
+}
+
+/// The container on this host whose namespaces a task's is to share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Partner {
+    /// Or there is none to share with.
+    #[default]
+    Runs,
+    /// It is not there yet, or about to end.
+    Waits,
+    /// It ran, and does no more.
+    Gone,
 }
 
 /// Everything a plan depends on.
@@ -145,11 +160,26 @@ pub fn plan(view: View<'_>) -> Plan {
     let ids: BTreeSet<&TaskId> = set.tasks.keys().chain(view.tasks.keys()).collect();
     for id in ids {
         let local = view.tasks.get(id).unwrap_or(&nothing);
-        let next = next(id, Wish::of(set, id), view.footing, local, view.now);
+        let footing = Footing { partner: Partner::of(set.tasks.get(id), view.tasks), ..view.footing };
+        let next = next(id, Wish::of(set, id), footing, local, view.now);
         plan.steps.extend(next.step);
         plan.wake = earlier(plan.wake, next.wake);
     }
     plan
+}
+
+impl Partner {
+    pub fn of(assignment: Option<&Assignment>, tasks: &BTreeMap<TaskId, Local>) -> Self {
+        let Some(task) = assignment.and_then(|assignment| assignment.shares_with.as_ref()) else { return Self::Runs };
+        let Some(Local { phase, facts }) = tasks.get(task) else { return Self::Gone };
+        match phase {
+            _ if facts.outcome.is_some() => Self::Gone,
+            Some(Phase::Running(_)) if facts.stopping.is_none() => Self::Runs,
+            Some(Phase::Running(_)) => Self::Waits,
+            None | Some(Phase::Broken) if facts.started.is_none() => Self::Waits,
+            None | Some(Phase::Broken | Phase::Ended(_) | Phase::Kept) => Self::Gone,
+        }
+    }
 }
 
 /// What the set says of one task.
@@ -182,7 +212,7 @@ pub fn next(task: &TaskId, wish: Wish<'_>, footing: Footing, local: &Local, now:
         None if !footing.authoritative => return Next::default(),
         None => unwanted(task, wish.kept, local, now),
         Some(_) if facts.outcome.is_some() => settled(task, local, now),
-        Some(assignment) => toward(assignment, footing.leased, local, now),
+        Some(assignment) => toward(assignment, footing, local, now),
     };
     match step {
         Turn::Step(step) => match facts.troubles.get(&step.verb()) {
@@ -237,7 +267,7 @@ fn settled(task: &TaskId, local: &Local, now: Timestamp) -> Turn {
     }
 }
 
-fn toward(assignment: &Assignment, leased: bool, local: &Local, now: Timestamp) -> Turn {
+fn toward(assignment: &Assignment, footing: Footing, local: &Local, now: Timestamp) -> Turn {
     let facts = &local.facts;
     let task = assignment.task.clone();
     let grace = assignment.spec.stop_grace_period;
@@ -249,6 +279,9 @@ fn toward(assignment: &Assignment, leased: bool, local: &Local, now: Timestamp) 
         (Some(Phase::Ended(ended)), told) => settle(task, local::ended_status(told, facts, ended)),
         (Some(Phase::Running(_)), Some(reason)) => stop(task, Why::Told(reason.clone()), grace, facts, now),
         (Some(Phase::Running(_)), None) if facts.unhealthy.is_some() => stop(task, Why::Unhealthy, grace, facts, now),
+        (Some(Phase::Running(_)), None) if footing.partner == Partner::Gone => {
+            stop(task, Why::Told(StopReason::Severed), grace, facts, now)
+        }
         (Some(Phase::Running(_)), None) if assignment.paused != facts.frozen => pause(assignment, facts),
         (Some(Phase::Running(_)), None) => look_up_healthcheck(assignment, facts),
         (Some(Phase::Broken | Phase::Kept) | None, Some(reason)) => settle(task, stopped_status(reason, facts, now)),
@@ -256,19 +289,24 @@ fn toward(assignment: &Assignment, leased: bool, local: &Local, now: Timestamp) 
         (Some(Phase::Broken) | None, None) if facts.started.is_some() => {
             settle(task, local::last_status(TaskState::Failed, Cause::ShimLost, now, facts))
         }
+        (Some(Phase::Broken) | None, None) if footing.partner == Partner::Gone => {
+            settle(task, stopped_status(&StopReason::Severed, facts, now))
+        }
         (Some(Phase::Broken) | None, None) => match facts.fatal() {
             Some(trouble) => settle(task, local::failed_status(trouble, facts, now)),
-            None => make(assignment, leased, local),
+            None => make(assignment, footing, local),
         },
     }
 }
 
-fn make(assignment: &Assignment, leased: bool, local: &Local) -> Turn {
+fn make(assignment: &Assignment, footing: Footing, local: &Local) -> Turn {
     Turn::Step(match (&local.phase, &local.facts.prepared) {
         (Some(_), _) => Step::Remove { task: assignment.task.clone() },
         (None, None) => Step::Prepare { assignment: assignment.clone() },
         // A lease that comes leads here again.
-        (None, Some(_)) if assignment.spec.singleton && !leased => return REST,
+        (None, Some(_)) if assignment.spec.singleton && !footing.leased => return REST,
+        // So does its partner's running.
+        (None, Some(_)) if footing.partner == Partner::Waits => return REST,
         (None, Some(_)) => Step::Start { assignment: assignment.clone() },
     })
 }

@@ -123,6 +123,8 @@ pub enum Exit {
     ShimLost,
     /// A singleton, ended by its shim.
     LeaseLost,
+    /// The container whose namespaces it shares has ended.
+    Severed,
     /// Nobody attached in time, and only then its program would have begun.
     Unattended,
 }

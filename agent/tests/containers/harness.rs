@@ -70,6 +70,18 @@ impl Host {
         self.containers.start(&assignment(name, spec), image, network).await
     }
 
+    /// It shares the namespaces of another container, as its spec says.
+    pub(crate) async fn start_beside(
+        &self,
+        partner: &str,
+        name: &str,
+        spec: TaskSpec,
+    ) -> Result<Started, RuntimeError> {
+        let image = RootImage { config: &self.image, layers: &self.layers };
+        let assignment = Assignment { shares_with: Some(task(partner)), ..assignment(name, spec) };
+        self.containers.start(&assignment, image, Network::None).await
+    }
+
     pub(crate) async fn ended(&self, name: &str) -> Ended {
         let ended = tokio::time::timeout(DEADLINE, self.containers.ended(&task(name))).await;
         ended.unwrap_or_else(|_| panic!("{name} did not end: {:?}", self.containers.list())).expect("ended")
@@ -185,6 +197,7 @@ pub(crate) fn assignment(name: &str, spec: TaskSpec) -> Assignment {
         spec: Arc::new(spec),
         ports: Vec::new(),
         paused: false,
+        shares_with: None,
     }
 }
 

@@ -14,4 +14,5 @@ mod leases;
 mod leftovers;
 mod limits;
 mod rights;
+mod sharing;
 mod terminals;

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use roster_agent::runtime::{Exit, Phase};
 use roster_proto::{
     cause::Cause,
-    spec::{Device, IpcMode, Mount, Propagation, Rights, Seccomp, TaskSpec},
+    spec::{Device, IpcMode, Mount, PidMode, Propagation, Rights, Seccomp, TaskSpec},
 };
 
 use crate::harness::{Host, eventually, sh, task};
@@ -204,7 +204,7 @@ async fn in_the_hosts_pid_namespace_all_that_it_started_ends_with_it() {
     let own = fs::read_link("/proc/self/ns/pid").expect("link").display().to_string();
     let script = "readlink /proc/self/ns/pid; sleep 1000 & echo $$ $!; exit 4";
     for (name, init) in [("plain", false), ("init", true)] {
-        let spec = TaskSpec { init, ..with(script, |rights| rights.host_pid = true) };
+        let spec = TaskSpec { init, ..with(script, |rights| rights.pid = PidMode::Host) };
         let started = host.start(name, spec).await.expect("runs");
         assert_eq!(host.ended(name).await.how, Exit::Code(4));
         let log = host.log(name).await;

@@ -9,7 +9,7 @@ use roster_proto::{
     id::{ServiceName, StackName},
     spec::{
         HealthTest, Healthcheck, Mode, Mount, NetworkMode, Port, Resources, RestartPolicy, ServiceSpec, StackSpec,
-        TaskSpec, UpdateOrder,
+        TaskSpec, UpdateOrder, sharing,
     },
 };
 
@@ -60,6 +60,9 @@ pub fn validated(stack: StackSpec) -> Result<StackSpec, InvalidSpec> {
     }
     for (name, service) in &stack.services {
         problems.of_service(name, service);
+    }
+    for (name, unfit) in sharing::problems(&stack.services, |_| false) {
+        problems.0.push(format!("services.{name}: {unfit}"));
     }
     match problems.0.is_empty() {
         true => Ok(stack),

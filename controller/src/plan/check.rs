@@ -51,6 +51,10 @@ pub enum Violation {
     HalfBound {
         task: TaskId,
     },
+    /// It shares the namespaces of a container on another node.
+    ApartFromPartner {
+        task: TaskId,
+    },
     UnknownSpec {
         task: TaskId,
     },
@@ -81,6 +85,9 @@ impl fmt::Display for Violation {
             Violation::SingletonNotFenced { task } => write!(f, "singleton {task} is given up, but may still run"),
             Violation::Braked { task } => write!(f, "task {task} is moved in spite of the brake"),
             Violation::HalfBound { task } => write!(f, "task {task} is half bound to a node"),
+            Violation::ApartFromPartner { task } => {
+                write!(f, "task {task} is not where the one is whose namespaces it shares")
+            }
             Violation::UnknownSpec { task } => write!(f, "the spec of task {task} is unknown"),
             Violation::UnknownNode { task } => write!(f, "the node of task {task} is unknown"),
             Violation::AssignedTwice { task } => write!(f, "task {task} is bound twice"),
@@ -149,6 +156,10 @@ fn check_task(state: &ClusterState, task: &Task, violations: &mut Vec<Violation>
     let ended = task.status.state.is_terminal();
     if !ended && task.node.is_some() != (task.status.state >= TaskState::Assigned) {
         violations.push(Violation::HalfBound { task: id() });
+    }
+    let partner = task.shares_with.as_ref().and_then(|partner| state.tasks.get(partner));
+    if !ended && partner.is_some_and(|partner| partner.node != task.node) {
+        violations.push(Violation::ApartFromPartner { task: id() });
     }
     if state.task_spec(task).is_none() {
         violations.push(Violation::UnknownSpec { task: id() });

@@ -11,7 +11,9 @@ use roster_proto::{
 
 use super::{
     MAX_CHANGES, Plan,
+    lost::{Whereabouts, whereabouts},
     schedule::{Ask, Hosts},
+    sharing::{self, Partner},
 };
 use crate::state::{ClusterState, Service, command::Change};
 
@@ -92,8 +94,9 @@ impl Draft {
     }
 
     pub(super) fn create_on(&mut self, creation: Creation, node: NodeId) {
+        let (service, slot) = (Arc::clone(&creation.service), creation.slot.clone());
         let task = self.create_pending(creation, None, None);
-        self.push(Change::AssignTask { task, node });
+        self.assign(task, &service, &slot, service.spec_version, node);
     }
 
     pub(super) fn create_pending(
@@ -119,19 +122,38 @@ impl Draft {
     /// Binds a task that waited.
     pub(super) fn place(&mut self, service: &Arc<Service>, task: &Arc<Task>) {
         match self.find_node(service, &task.slot, task.spec_version) {
-            Some(node) => self.push(Change::AssignTask { task: task.id.clone(), node }),
+            Some(node) => self.assign(task.id.clone(), service, &task.slot, task.spec_version, node),
             None => self.unplaced.push(Unplaced::Existing(Arc::clone(task))),
         }
+    }
+
+    fn assign(&mut self, task: TaskId, service: &Service, slot: &Slot, version: Version, node: NodeId) {
+        let shares_with = match Partner::of(&self.state, service, slot, version) {
+            Partner::Runs { task, .. } => Some(task.id.clone()),
+            Partner::None | Partner::Missing(_) => None,
+        };
+        self.push(Change::AssignTask { task, node, shares_with });
+    }
+
+    /// Its node does, if it is bound to one.
+    pub(super) fn answers(&self, task: &Task) -> bool {
+        matches!(whereabouts(&self.state, self.now, task), Whereabouts::Known)
     }
 
     /// The best node for a task of the service, its room taken; `None` where no node can take it.
     pub(super) fn find_node(&mut self, service: &Arc<Service>, slot: &Slot, version: Version) -> Option<NodeId> {
         let kind = (service.id.clone(), version);
-        let pinned = matches!(slot, Slot::Node(_));
+        let beside = match Partner::of(&self.state, service, slot, version) {
+            Partner::None => None,
+            Partner::Runs { node, .. } => Some(node),
+            Partner::Missing(_) => return None,
+        };
+        let pinned = matches!(slot, Slot::Node(_)) || beside.is_some();
         if !pinned && self.refused.as_ref() == Some(&kind) {
             return None;
         }
-        let node = Ask::of(service, slot, version).and_then(|ask| self.hosts.take(&ask));
+        let ask = Ask::of(service, slot, version).map(|ask| ask.beside(beside.as_ref()));
+        let node = ask.and_then(|ask| self.hosts.take(&ask));
         if node.is_none() && !pinned {
             self.refused = Some(kind);
         }
@@ -156,7 +178,12 @@ impl Draft {
             };
             let kind = (service.id.clone(), version);
             let cause = match &explained {
-                Some((known, cause)) if *known == kind && matches!(slot, Slot::Replica(_)) => cause.clone(),
+                // Others are bound to a node of their own.
+                Some((known, cause))
+                    if *known == kind && matches!(slot, Slot::Replica(_)) && !sharing::shares(&service) =>
+                {
+                    cause.clone()
+                }
                 _ => self.explain(&service, &slot, version),
             };
             explained = Some((kind, cause.clone()));
@@ -173,7 +200,13 @@ impl Draft {
     }
 
     fn explain(&self, service: &Service, slot: &Slot, version: Version) -> Cause {
-        let rejections = Ask::of(service, slot, version).map(|ask| self.hosts.explain(&ask)).unwrap_or_default();
+        let beside = match Partner::of(&self.state, service, slot, version) {
+            Partner::None => None,
+            Partner::Runs { node, .. } => Some(node),
+            Partner::Missing(cause) => return cause,
+        };
+        let ask = Ask::of(service, slot, version).map(|ask| ask.beside(beside.as_ref()));
+        let rejections = ask.map(|ask| self.hosts.explain(&ask)).unwrap_or_default();
         Cause::NoNode { rejections }
     }
 

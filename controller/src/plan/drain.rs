@@ -145,6 +145,8 @@ fn stays(state: &ClusterState, task: &Task) -> bool {
     let once = state.services.get(&task.service).is_some_and(|service| service.one_off.is_some());
     task.desired == Desired::Run
         && !once
+        // It goes when the one it shares with does.
+        && task.shares_with.is_none()
         && node.is_some_and(|node| node.state == NodeState::Ready)
         && state.tasks_in(&task.service, &task.slot).filter(|other| !other.status.state.is_terminal()).count() == 1
 }

@@ -22,6 +22,7 @@ mod reap;
 mod restart;
 mod rollout;
 mod schedule;
+mod sharing;
 mod slot;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -67,11 +68,14 @@ fn tend_brake(draft: &mut Draft) {
 pub fn plan(state: &ClusterState, now: Timestamp, seed: u64) -> Plan {
     let mut draft = Draft::new(state, now, seed);
     tend_brake(&mut draft);
-    for service in state.services.values() {
+    // Where what shares another service's namespaces goes depends on what becomes of that one.
+    let (sharing, alone): (Vec<_>, Vec<_>) = state.services.values().partition(|service| sharing::shares(service));
+    for service in alone.into_iter().chain(sharing) {
         slot::tend_service(&mut draft, service);
     }
     draft.create_unplaced();
     drain::tend(&mut draft);
+    sharing::tend(&mut draft);
     reap::tend(&mut draft);
     let plan = draft.finish();
     #[cfg(debug_assertions)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use roster_proto::{
     cause::Cause,
     spec::{RestartCondition, RestartPolicy},
-    task::{Desired, Task, TaskState},
+    task::{Desired, StopReason, Task, TaskState},
     time::Timestamp,
 };
 
@@ -49,6 +49,10 @@ pub(super) fn decide(service: &Service, last: &Task, now: Timestamp) -> Restart 
         return Restart::Finished;
     }
     let stopped = last.desired != Desired::Run;
+    let severed = Cause::Stopped { reason: StopReason::Severed };
+    if last.spec_version == service.spec_version && last.status.cause == Some(severed) {
+        return Restart::Now { attempt: last.attempt };
+    }
     if last.spec_version != service.spec_version || (stopped && last.status.state != TaskState::Orphaned) {
         return Restart::Now { attempt: 0 };
     }

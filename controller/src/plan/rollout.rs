@@ -8,14 +8,14 @@ use std::sync::Arc;
 use roster_proto::{
     id::Slot,
     node::{Availability, NodeState},
-    spec::UpdateOrder,
+    spec::{TaskSpec, UpdateOrder},
     task::{Desired, StopReason, Task, TaskState},
     time::Timestamp,
 };
 
 use super::{
     draft::{Creation, Draft},
-    restart,
+    restart, sharing,
     wanted::Wanted,
 };
 use crate::state::{ClusterState, Service, command::Change};
@@ -77,10 +77,14 @@ pub(super) fn outdated(state: &ClusterState, service: &Service, task: &Task) -> 
     if same { StopReason::Restarted } else { StopReason::Updated }
 }
 
-/// How this task is replaced. No singleton ever has another beside it.
+/// How this task is replaced. No singleton ever has another beside it, and what shares another's namespaces need not.
 pub(super) fn order(state: &ClusterState, service: &Service, task: &Task) -> UpdateOrder {
-    let singleton = service.spec.task.singleton || state.task_spec(task).is_some_and(|spec| spec.singleton);
-    if singleton { UpdateOrder::StopFirst } else { service.spec.update.order }
+    let alone = |spec: &TaskSpec| spec.singleton || spec.rights.shares_with().is_some();
+    if alone(&service.spec.task) || state.task_spec(task).is_some_and(|spec| alone(spec)) {
+        UpdateOrder::StopFirst
+    } else {
+        service.spec.update.order
+    }
 }
 
 /// Whether an updated task has shown that it works. `Err` holds when it will have, if only time is missing.
@@ -145,6 +149,8 @@ impl Survey {
         if newest.spec_version == service.spec_version {
             // Started beside the current one, and ended.
             self.hold(format!("{}, whose new task failed", newest.name()), None);
+        } else if sharing::is_surplus(state, current) {
+            // Its successor has nobody to share with either.
         } else if current.status.state.is_terminal() || current.desired != Desired::Run {
             self.hold(format!("{} to end", current.name()), None);
         } else if others_live {
@@ -170,8 +176,8 @@ impl Survey {
             }
             return;
         }
-        // A slot that is new altogether and has no room anywhere proves nothing about the new spec.
-        if task.node.is_none() && task.replaces.is_none() {
+        // A slot that is new altogether and has no room anywhere, or nobody to share with, proves nothing about the new spec.
+        if task.node.is_none() && task.replaces.is_none() || sharing::is_surplus(state, task) {
             return;
         }
         match proven_at(state, service, task, now) {

@@ -13,7 +13,7 @@ use super::{
     draft::{Creation, Draft},
     lost::{Whereabouts, whereabouts},
     restart::{self, Restart},
-    rollout,
+    rollout, sharing,
     wanted::Wanted,
 };
 use crate::state::{Service, command::Change};
@@ -91,6 +91,7 @@ fn keep(draft: &mut Draft, service: &Arc<Service>, task: &Arc<Task>) -> bool {
     match whereabouts(&draft.state, draft.now, task) {
         Whereabouts::Lost(node) => move_away(draft, service, task, node),
         Whereabouts::Held(cause) => explain(draft, task, cause),
+        Whereabouts::Known if sharing::is_severed(&draft.state, task) => stop(draft, task, StopReason::Severed),
         Whereabouts::Known if task.spec_version != service.spec_version && hand_over_failed(draft, service, task) => {
             refill(draft, service, &task.slot);
         }

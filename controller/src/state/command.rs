@@ -204,6 +204,9 @@ pub enum Change {
     AssignTask {
         task: TaskId,
         node: NodeId,
+        /// Whose namespaces it is to share there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shares_with: Option<TaskId>,
     },
     /// Say what a pending task waits for.
     Explain {

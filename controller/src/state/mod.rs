@@ -200,6 +200,7 @@ impl ClusterState {
                 spec: Arc::clone(self.task_spec(task)?),
                 ports: self.task_ports(task).to_vec(),
                 paused: task.paused,
+                shares_with: task.shares_with.clone(),
             };
             Some((task.id.clone(), assignment))
         };

@@ -228,10 +228,10 @@ impl Context<'_> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, node: &Node, key: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Clone>(&mut self, node: &Node, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(node, key)?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
-            return Some(*value);
+            return Some(value.clone());
         }
         let help = match keys::nearest(text, choices.iter().map(|(name, _)| *name)) {
             Some(near) => format!("did you mean `{near}`?"),

@@ -16,7 +16,7 @@ pub(super) fn read(
     context: &mut Context<'_>,
     fields: &Fields<'_>,
     network: NetworkMode,
-    ipc: IpcMode,
+    ipc: &IpcMode,
 ) -> KernelSettings {
     KernelSettings {
         ulimits: fields.get("ulimits").map(|node| ulimits(context, node)).unwrap_or_default(),
@@ -68,7 +68,7 @@ fn limit(context: &mut Context<'_>, node: &Node, key: &str) -> Option<Option<u64
     context.integer(node, key, 0..=i64::MAX as u64).map(Some)
 }
 
-fn sysctls(context: &mut Context<'_>, node: &Node, network: NetworkMode, ipc: IpcMode) -> BTreeMap<String, String> {
+fn sysctls(context: &mut Context<'_>, node: &Node, network: NetworkMode, ipc: &IpcMode) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::new();
     for (name, value, span) in context.pairs(node, "sysctls") {
         let Some(value) = value else {
@@ -83,10 +83,10 @@ fn sysctls(context: &mut Context<'_>, node: &Node, network: NetworkMode, ipc: Ip
     sysctls
 }
 
-fn shm_size(context: &mut Context<'_>, fields: &Fields<'_>, ipc: IpcMode) -> Option<u64> {
+fn shm_size(context: &mut Context<'_>, fields: &Fields<'_>, ipc: &IpcMode) -> Option<u64> {
     let node = fields.get("shm_size")?;
     let bytes = context.bytes(node, "shm_size")?;
-    if ipc != IpcMode::Private {
+    if !matches!(ipc, IpcMode::Private | IpcMode::Service(_)) {
         let message = "`shm_size` has no effect: the container has no /dev/shm of its own";
         context.error(node.span, message).help("remove `shm_size`, or `ipc`");
         return None;

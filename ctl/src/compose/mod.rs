@@ -15,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use roster_proto::{id::ServiceName, spec::StackSpec};
+use roster_proto::{
+    id::ServiceName,
+    spec::{StackSpec, sharing},
+};
 
 mod context;
 mod deploy;
@@ -169,6 +172,7 @@ fn services(context: &mut Context<'_>, root: &Node) -> Option<BTreeMap<ServiceNa
     }
     let mut services = BTreeMap::new();
     let mut published = Vec::new();
+    let mut spans = BTreeMap::new();
     for entry in entries {
         let name = ServiceName::new(entry.key.as_str()).map_err(|invalid| {
             let message = format!("the service's name {} is not allowed", quoted(&entry.key));
@@ -176,9 +180,18 @@ fn services(context: &mut Context<'_>, root: &Node) -> Option<BTreeMap<ServiceNa
         });
         if let Some(service) = service::read(context, entry) {
             published.extend(service.ports.into_iter().map(|port| (entry.key.clone(), port)));
-            services.extend(name.ok().map(|name| (name, service.spec)));
+            if let Ok(name) = name {
+                spans.extend(service.shares.map(|span| (name.clone(), span)));
+                services.insert(name, service.spec);
+            }
         }
     }
     ports::check_published(context, &published);
+    let is_named = |name: &ServiceName| entries.iter().any(|entry| entry.key == name.as_str());
+    for (name, unfit) in sharing::problems(&services, is_named) {
+        if let Some(span) = spans.get(&name) {
+            context.fit::<()>(*span, Err(unfit));
+        }
+    }
     Some(services)
 }

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use roster_proto::{
+    id::ServiceName,
     seccomp::Profile,
-    spec::{Device, IpcMode, Rights, Seccomp, rules},
+    spec::{Device, IpcMode, PidMode, Rights, Seccomp, rules},
 };
 
 use super::{
@@ -30,7 +31,7 @@ pub(super) fn read(context: &mut Context<'_>, fields: &Fields<'_>) -> Rights {
             rules::device_rule(text).map(|()| text.to_owned())
         }),
         ipc: ipc(context, fields),
-        host_pid: host_pid(context, fields),
+        pid: pid(context, fields),
         ..Rights::default()
     };
     no_user_namespace(context, fields);
@@ -208,35 +209,51 @@ fn device(context: &mut Context<'_>, node: &Node) -> Option<Device> {
 }
 
 fn ipc(context: &mut Context<'_>, fields: &Fields<'_>) -> IpcMode {
-    // Shareable is private as long as nobody can share it.
-    let modes = [("private", IpcMode::Private), ("none", IpcMode::None), ("host", IpcMode::Host)];
+    // Every one can be shared, by a service of the same stack.
+    let modes = [
+        ("private", IpcMode::Private),
+        ("shareable", IpcMode::Private),
+        ("none", IpcMode::None),
+        ("host", IpcMode::Host),
+    ];
     let Some(node) = fields.get("ipc") else { return IpcMode::Private };
-    if is_of_another(context, node, "ipc", "IPC namespace") {
-        return IpcMode::Private;
+    if let Some(service) = is_of_another(context, node, "ipc", "IPC namespace") {
+        return service.map_or(IpcMode::Private, IpcMode::Service);
     }
     context.choice(node, "ipc", &modes).unwrap_or_default()
 }
 
-fn host_pid(context: &mut Context<'_>, fields: &Fields<'_>) -> bool {
-    let Some(node) = fields.get("pid") else { return false };
-    if is_of_another(context, node, "pid", "processes") {
-        return false;
+fn pid(context: &mut Context<'_>, fields: &Fields<'_>) -> PidMode {
+    let Some(node) = fields.get("pid") else { return PidMode::Private };
+    if let Some(service) = is_of_another(context, node, "pid", "processes") {
+        return service.map_or(PidMode::Private, PidMode::Service);
     }
-    context.choice(node, "pid", &[("host", true)]).unwrap_or(false)
+    context.choice(node, "pid", &[("host", PidMode::Host)]).unwrap_or_default()
 }
 
-/// Told here: a replica to share with would have to run on the same node, and nothing places the two together.
-fn is_of_another(context: &mut Context<'_>, node: &Node, key: &str, what: &str) -> bool {
-    let Value::Scalar { text, .. } = &node.value else { return false };
-    let shares = text.starts_with("service:") || text.starts_with("container:") || text == "shareable";
-    if shares {
-        let message = format!("`{key}: {text}`, sharing the {what} of another service,");
-        let help = format!(
-            "nothing places a replica of each on the same node: run both programs in one container, or use `{key}: host`"
-        );
-        context.not_supported(node.span, &message, &help);
+/// `service:NAME`; what else asks for another's is told. `None`: it asks for nobody's.
+fn is_of_another(context: &mut Context<'_>, node: &Node, key: &str, what: &str) -> Option<Option<ServiceName>> {
+    let Value::Scalar { text, .. } = &node.value else { return None };
+    if let Some(name) = text.strip_prefix("service:") {
+        let named = ServiceName::new(name).map_err(|invalid| {
+            let message = format!("`{key}`: the service's name {} is not allowed", quoted(name));
+            context.error(node.span, message).help(invalid.rule);
+        });
+        return Some(named.ok());
     }
-    shares
+    if text.starts_with("container:") {
+        let message = format!("`{key}: {text}`, sharing the {what} of a container by its name,");
+        let help = format!("share them with a service of this file: `{key}: service:NAME`");
+        context.not_supported(node.span, &message, &help);
+        return Some(None);
+    }
+    None
+}
+
+/// Where it is said whose namespaces are shared.
+pub(super) fn sharing_span(fields: &Fields<'_>) -> Option<Span> {
+    let shares = |node: &&Node| matches!(&node.value, Value::Scalar { text, .. } if text.starts_with("service:"));
+    ["ipc", "pid"].into_iter().filter_map(|key| fields.get(key)).find(shares).map(|node| node.span)
 }
 
 /// Without user namespaces, which is what `host` asks for.

@@ -8,7 +8,7 @@ use super::{
     keys::{SERVICE, nearest},
     limits, mounts,
     ports::{self, Placed},
-    problem::quoted,
+    problem::{Span, quoted},
     rights,
     shell_words::{self, Unfinished},
     words,
@@ -21,6 +21,8 @@ const SINGLETON: &str = "x-singleton";
 pub(super) struct Service {
     pub(super) spec: ServiceSpec,
     pub(super) ports: Vec<Placed>,
+    /// Where it says that it shares another service's namespaces.
+    pub(super) shares: Option<Span>,
 }
 
 pub(super) fn read(context: &mut Context<'_>, entry: &Entry) -> Option<Service> {
@@ -47,7 +49,7 @@ pub(super) fn read(context: &mut Context<'_>, entry: &Entry) -> Option<Service> 
     let mut resources = deploy.resources;
     limits::read(context, &fields, &mut resources);
     let rights = rights::read(context, &fields);
-    let kernel = kernel::read(context, &fields, network, rights.ipc);
+    let kernel = kernel::read(context, &fields, network, &rights.ipc);
     let task = TaskSpec {
         image,
         entrypoint: fields.get("entrypoint").and_then(|node| command(context, node, "entrypoint")),
@@ -88,7 +90,7 @@ pub(super) fn read(context: &mut Context<'_>, entry: &Entry) -> Option<Service> 
         extensions: fields.extensions().filter(|entry| entry.key != SINGLETON).map(extension).collect(),
         task,
     };
-    Some(Service { spec, ports })
+    Some(Service { spec, ports, shares: rights::sharing_span(&fields) })
 }
 
 /// What nobody here reads goes along for whoever does.

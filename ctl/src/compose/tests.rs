@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use proptest::prelude::*;
 use roster_proto::spec::{
-    Device, HealthTest, IpcMode, MemorySwap, Mode, Mount, NetworkMode, Port, Propagation, Protocol, RestartCondition,
-    Seccomp, ServiceSpec, TmpfsOptions, Ulimit, UpdatePolicy,
+    Device, HealthTest, IpcMode, MemorySwap, Mode, Mount, NetworkMode, PidMode, Port, Propagation, Protocol,
+    RestartCondition, Seccomp, ServiceSpec, TmpfsOptions, Ulimit, UpdatePolicy,
 };
 
 use super::*;
@@ -453,7 +453,7 @@ fn what_a_container_may_do_is_read_in_every_notation() {
     }
     assert_eq!(rights("device_cgroup_rules: ['c 189:* rmw']").device_rules, ["c 189:* rmw"]);
     let namespaces = rights("ipc: host\npid: host\nuserns_mode: host\nprivileged: true");
-    assert_eq!((namespaces.ipc, namespaces.host_pid, namespaces.privileged), (IpcMode::Host, true, true));
+    assert_eq!((namespaces.ipc, namespaces.pid, namespaces.privileged), (IpcMode::Host, PidMode::Host, true));
     assert_eq!(
         said("services:\n  web: {image: nginx, privileged: true, cap_add: [KILL]}"),
         ["`cap_add` has no effect: a privileged container has every capability"]

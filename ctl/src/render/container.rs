@@ -2,16 +2,22 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use roster_proto::spec::{BlockIo, Controls, IpcMode, KernelSettings, MemorySwap, Rights, Seccomp, Ulimit};
+use roster_proto::spec::{BlockIo, Controls, IpcMode, KernelSettings, MemorySwap, PidMode, Rights, Seccomp, Ulimit};
 use serde_json::{Value, json};
 
 use super::spec::Object;
 
 pub(super) fn rights(out: &mut Object, rights: &Rights) {
-    let ipc = match rights.ipc {
+    let pid = match &rights.pid {
+        PidMode::Private => Value::Null,
+        PidMode::Host => json!("host"),
+        PidMode::Service(service) => json!(format!("service:{service}")),
+    };
+    let ipc = match &rights.ipc {
         IpcMode::Private => Value::Null,
         IpcMode::None => json!("none"),
         IpcMode::Host => json!("host"),
+        IpcMode::Service(service) => json!(format!("service:{service}")),
     };
     let devices = rights.devices.iter();
     let device = |device: &roster_proto::spec::Device| {
@@ -25,7 +31,7 @@ pub(super) fn rights(out: &mut Object, rights: &Rights) {
         .put("devices", json!(devices.map(device).collect::<Vec<_>>()))
         .put("device_cgroup_rules", json!(rights.device_rules))
         .put("ipc", ipc)
-        .put("pid", if rights.host_pid { json!("host") } else { Value::Null });
+        .put("pid", pid);
 }
 
 fn security_options(rights: &Rights) -> Vec<String> {

@@ -47,6 +47,7 @@ fn task(slot: u32, id: &str, state: TaskState, cause: Option<Cause>) -> Task {
         not_before: None,
         attempt: u32::from(state == TaskState::Pending),
         replaces: None,
+        shares_with: None,
         paused: false,
     }
 }

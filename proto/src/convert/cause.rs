@@ -23,6 +23,7 @@ impl From<Cause> for wire::Cause {
                 Kind::NoNode(w::NoNode { rejections: rejections.into_iter().map(Into::into).collect() })
             }
             Cause::Predecessor { task } => Kind::Predecessor(task),
+            Cause::Partner { task } => Kind::Partner(task),
             Cause::NodeDown { node, since } => Kind::NodeDown(w::NodeDown { node: node.into(), since: since.into() }),
             Cause::Pulling { image } => Kind::Pulling(image),
             Cause::Stopping { reason, kill_at } => {
@@ -77,6 +78,7 @@ fn from_wire(cause: wire::Cause, depth: usize) -> Result<Cause, ConvertError> {
         }
         Kind::NoNode(w) => Cause::NoNode { rejections: list("rejections", w.rejections)? },
         Kind::Predecessor(task) => Cause::Predecessor { task },
+        Kind::Partner(task) => Cause::Partner { task },
         Kind::NodeDown(w) => Cause::NodeDown { node: name("node", &w.node)?, since: Timestamp(w.since) },
         Kind::Pulling(image) => Cause::Pulling { image },
         Kind::Stopping(w) => Cause::Stopping {

@@ -1,8 +1,9 @@
 //! What a container may do.
 
-use super::{ConvertError, spec::path_text};
+use super::{ConvertError, name, spec::path_text};
 use crate::{
-    spec::{Device, IpcMode, Rights, Seccomp},
+    id::ServiceName,
+    spec::{Device, IpcMode, PidMode, Rights, Seccomp},
     wire,
 };
 
@@ -14,10 +15,16 @@ impl From<Rights> for wire::Rights {
             target: path_text(device.target),
             access: device.access,
         };
-        let ipc = match rights.ipc {
-            IpcMode::Private => Ipc::Private,
-            IpcMode::None => Ipc::None,
-            IpcMode::Host => Ipc::Host,
+        let (ipc, ipc_of) = match rights.ipc {
+            IpcMode::Private => (Ipc::Private, None),
+            IpcMode::None => (Ipc::None, None),
+            IpcMode::Host => (Ipc::Host, None),
+            IpcMode::Service(service) => (Ipc::Private, Some(service.to_string())),
+        };
+        let (host_pid, pid_of) = match rights.pid {
+            PidMode::Private => (false, None),
+            PidMode::Host => (true, None),
+            PidMode::Service(service) => (false, Some(service.to_string())),
         };
         Self {
             privileged: rights.privileged,
@@ -35,7 +42,9 @@ impl From<Rights> for wire::Rights {
             devices: rights.devices.into_iter().map(device).collect(),
             device_rules: rights.device_rules,
             ipc: ipc.into(),
-            host_pid: rights.host_pid,
+            host_pid,
+            ipc_of,
+            pid_of,
         }
     }
 }
@@ -48,6 +57,9 @@ impl TryFrom<wire::Rights> for Rights {
             source: device.source.into(),
             target: device.target.into(),
             access: device.access,
+        };
+        let service = |field: &'static str, service: Option<String>| -> Result<Option<ServiceName>, ConvertError> {
+            service.map(|service| name(field, &service)).transpose()
         };
         let ipc = match Ipc::try_from(rights.ipc) {
             Ok(Ipc::Private) => IpcMode::Private,
@@ -73,8 +85,12 @@ impl TryFrom<wire::Rights> for Rights {
             unmasked: rights.unmasked,
             devices: rights.devices.into_iter().map(device).collect(),
             device_rules: rights.device_rules,
-            ipc,
-            host_pid: rights.host_pid,
+            ipc: service("ipc_of", rights.ipc_of)?.map_or(ipc, IpcMode::Service),
+            pid: match service("pid_of", rights.pid_of)? {
+                Some(service) => PidMode::Service(service),
+                None if rights.host_pid => PidMode::Host,
+                None => PidMode::Private,
+            },
         })
     }
 }

@@ -20,6 +20,7 @@ impl From<Assignment> for wire::Assignment {
             spec: Some(TaskSpec::clone(&assignment.spec).into()),
             ports: assignment.ports.into_iter().map(Into::into).collect(),
             paused: assignment.paused,
+            shares_with: assignment.shares_with.map(Into::into),
         }
     }
 }
@@ -35,6 +36,7 @@ impl TryFrom<wire::Assignment> for Assignment {
             spec: Arc::new(required("spec", assignment.spec)?),
             ports: list("ports", assignment.ports)?,
             paused: assignment.paused,
+            shares_with: assignment.shares_with.map(|id| name("shares_with", &id)).transpose()?,
         })
     }
 }

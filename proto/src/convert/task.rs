@@ -10,7 +10,7 @@ use crate::{
 
 twin_enum!(wire::StopReason, StopReason, "reason", {
     ScaledDown <=> ScaledDown, Updated <=> Updated, Removed <=> Removed, Moved <=> Moved,
-    Restarted <=> Restarted,
+    Restarted <=> Restarted, Severed <=> Severed,
 });
 twin_enum!(wire::TaskState, TaskState, "state", {
     New <=> New, Pending <=> Pending, Assigned <=> Assigned, Preparing <=> Preparing, Starting <=> Starting,
@@ -81,6 +81,7 @@ impl From<Task> for wire::Task {
             attempt: task.attempt,
             replaces: task.replaces.map(Into::into),
             paused: task.paused,
+            shares_with: task.shares_with.map(Into::into),
         }
     }
 }
@@ -101,6 +102,7 @@ impl TryFrom<wire::Task> for Task {
             attempt: task.attempt,
             replaces: task.replaces.map(|id| name("replaces", &id)).transpose()?,
             paused: task.paused,
+            shares_with: task.shares_with.map(|id| name("shares_with", &id)).transpose()?,
         })
     }
 }

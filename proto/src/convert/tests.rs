@@ -116,8 +116,8 @@ fn full_rights() -> Rights {
         unmasked: true,
         devices: vec![Device { source: "/dev/a".into(), target: "/dev/b".into(), access: "rw".into() }],
         device_rules: vec!["c 1:3 r".into()],
-        ipc: IpcMode::Host,
-        host_pid: true,
+        ipc: IpcMode::Service("db".parse().expect("a name")),
+        pid: PidMode::Service("db".parse().expect("a name")),
     }
 }
 
@@ -175,6 +175,8 @@ fn causes() -> Vec<Cause> {
         Cause::LeaseLost,
         Cause::AwaitsAttach { until: Timestamp(9) },
         Cause::Unattended,
+        Cause::Partner { task: "db.1".to_owned() },
+        Cause::Stopped { reason: StopReason::Severed },
         Cause::NotRun { what: "a".into(), reason: "b".into(), code: 127 },
         Cause::Braked { node: node(), since: Timestamp(7), until: Some(Timestamp(8)) },
         Cause::Braked { node: node(), since: Timestamp(7), until: None },
@@ -257,6 +259,7 @@ fn every_task_state_survives() {
                 attempt: 3,
                 replaces: Some("k3x8".parse().unwrap()),
                 paused: true,
+                shares_with: Some("t9".parse().expect("a name")),
             };
             assert_eq!(over_the_wire::<_, wire::Task>(task.clone()), Ok(task));
         }
@@ -273,6 +276,7 @@ fn a_diff_turns_one_set_into_the_other() {
         spec: Arc::new(full_spec().task),
         ports: vec![PublishedPort { published: 8080, target: 80, protocol: Protocol::Tcp, host_ip: None }],
         paused: false,
+        shares_with: Some("t9".parse().expect("a name")),
     };
     let set = |generation, assignments: Vec<Assignment>| AssignmentSet {
         generation: Version(generation),

@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::ServiceName;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rights {
@@ -25,8 +27,7 @@ pub struct Rights {
     /// Device numbers it may use without having them: `c 189:* rmw`.
     pub device_rules: Vec<String>,
     pub ipc: IpcMode,
-    /// It sees and may signal the host's processes.
-    pub host_pid: bool,
+    pub pid: PidMode,
 }
 
 /// The filter of system calls.
@@ -48,11 +49,34 @@ pub struct Device {
     pub access: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IpcMode {
     #[default]
     Private,
     /// Of its own, and without `/dev/shm`.
     None,
     Host,
+    /// That of the same replica of another service of the stack.
+    Service(ServiceName),
+}
+
+/// Which processes it sees and may signal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidMode {
+    /// Its own.
+    #[default]
+    Private,
+    Host,
+    /// Those of the same replica of another service of the stack, too.
+    Service(ServiceName),
+}
+
+impl Rights {
+    /// The service of the stack whose containers' namespaces this one's share: a replica goes with the same replica.
+    pub fn shares_with(&self) -> Option<&ServiceName> {
+        match (&self.ipc, &self.pid) {
+            (IpcMode::Service(service), _) | (_, PidMode::Service(service)) => Some(service),
+            _ => None,
+        }
+    }
 }

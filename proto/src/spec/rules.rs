@@ -161,7 +161,7 @@ pub fn ulimit(name: &str, limit: Ulimit) -> Result<(), Unfit> {
 }
 
 /// Only what a namespace of the container's own has for itself.
-pub fn sysctl(name: &str, value: &str, network: NetworkMode, ipc: IpcMode) -> Result<(), Unfit> {
+pub fn sysctl(name: &str, value: &str, network: NetworkMode, ipc: &IpcMode) -> Result<(), Unfit> {
     let shown_name = shown(name);
     let refused = |why: &str, help: &str| Err(Unfit::new(format_args!("the sysctl {shown_name} {why}"), help));
     // As sysctl.d(5): the first separator is the one that separates.
@@ -193,11 +193,17 @@ pub fn sysctl(name: &str, value: &str, network: NetworkMode, ipc: IpcMode) -> Re
     }
 }
 
-fn ipc_sysctl(shown_name: &str, ipc: IpcMode) -> Result<(), Unfit> {
+fn ipc_sysctl(shown_name: &str, ipc: &IpcMode) -> Result<(), Unfit> {
     match ipc {
         IpcMode::Host => Err(Unfit::new(
             format_args!("the sysctl {shown_name} belongs to the IPC namespace, which with `ipc: host` is the host's"),
             "remove it and set it on the host, or remove `ipc: host`",
+        )),
+        IpcMode::Service(service) => Err(Unfit::new(
+            format_args!(
+                "the sysctl {shown_name} belongs to the IPC namespace, which with `ipc: service:{service}` is that service's"
+            ),
+            format_args!("move it to the service {service}"),
         )),
         IpcMode::Private | IpcMode::None => Ok(()),
     }
@@ -307,7 +313,7 @@ mod tests {
 
     #[test]
     fn sysctls_are_the_containers_own() {
-        let check = |name: &str, network, ipc| sysctl(name, "1", network, ipc).map_err(|unfit| unfit.what);
+        let check = |name: &str, network, ipc: IpcMode| sysctl(name, "1", network, &ipc).map_err(|unfit| unfit.what);
         let bridge = |name: &str| check(name, NetworkMode::Bridge, IpcMode::Private);
         let own = [
             "net.core.somaxconn",
@@ -324,7 +330,7 @@ mod tests {
         assert!(all(&names, |name| bridge(name).is_err_and(|what| what.contains("no valid name"))));
         assert!(check("net.core.somaxconn", NetworkMode::Host, IpcMode::Private).unwrap_err().contains("network_mode"));
         assert!(check("kernel.sem", NetworkMode::Bridge, IpcMode::Host).unwrap_err().contains("ipc: host"));
-        assert!(sysctl("kernel.sem", "1\n2", NetworkMode::None, IpcMode::Private).is_err());
+        assert!(sysctl("kernel.sem", "1\n2", NetworkMode::None, &IpcMode::Private).is_err());
     }
 
     #[test]

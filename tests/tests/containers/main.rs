@@ -7,6 +7,7 @@ mod logs;
 mod look;
 mod pause;
 mod restart;
+mod sharing;
 
 use roster_tests::{cluster::Cluster, drive::Drive};
 

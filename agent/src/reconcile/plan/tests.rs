@@ -32,5 +32,6 @@ fn assignment(name: &str, desired: Desired) -> Assignment {
         spec: Arc::new(spec),
         ports: vec![PublishedPort { published: 8080, target: 80, protocol: Protocol::Tcp, host_ip: None }],
         paused: false,
+        shares_with: None,
     }
 }

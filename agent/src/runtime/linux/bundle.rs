@@ -35,7 +35,7 @@ use oci_spec::{
 use roster_proto::{
     assignment::Assignment,
     id::NodeId,
-    spec::{IpcMode, Mount, Propagation, Rights, TaskSpec},
+    spec::{IpcMode, Mount, PidMode, Propagation, Rights, TaskSpec},
 };
 use roster_runtime::{
     container::{ANNOTATION_CREATE, ANNOTATION_INIT},
@@ -249,7 +249,8 @@ fn namespaces(contents: &Contents<'_>) -> Result<Vec<LinuxNamespace>, OciSpecErr
     let rights = &contents.assignment.spec.rights;
     let mut namespaces =
         vec![own(LinuxNamespaceType::Mount)?, own(LinuxNamespaceType::Uts)?, own(LinuxNamespaceType::Cgroup)?];
-    if !rights.host_pid {
+    // That of another container is put in the place of a new one by the shim, which knows whose it is.
+    if rights.pid != PidMode::Host {
         namespaces.push(own(LinuxNamespaceType::Pid)?);
     }
     if rights.ipc != IpcMode::Host {
@@ -313,7 +314,8 @@ fn dev_options(rights: &Rights) -> &'static [&'static str] {
 fn ipc_mounts(task: &TaskSpec) -> Result<Vec<OciMount>, OciSpecError> {
     let queues = || standard("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
     match task.rights.ipc {
-        IpcMode::Private => {
+        // What is in /dev/shm is files, not of the namespace.
+        IpcMode::Private | IpcMode::Service(_) => {
             let size = format!("size={}k", task.kernel.shm_size.unwrap_or(SHM_SIZE).div_ceil(1024));
             Ok(vec![standard("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &size])?, queues()?])
         }

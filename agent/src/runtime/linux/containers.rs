@@ -33,6 +33,8 @@ use roster_proto::{
     assignment::Assignment,
     cause::Cause,
     id::{NodeId, TaskId},
+    spec::{IpcMode, PidMode},
+    task::StopReason,
     wire,
 };
 use roster_runtime::{
@@ -54,7 +56,7 @@ use super::{
     logs, readiness,
     record::{self, BundleDir},
     report::cause,
-    shim::{Call, lease},
+    shim::{Call, lease, partner::Partner},
     shim_binary::ShimBinary,
     trash::Trash,
 };
@@ -351,11 +353,33 @@ impl Containers {
             false => None,
         };
         let (logs, foreign) = (self.log_dir(task), foreign.is_some());
-        let (stdin, host_pid) = (assignment.spec.stdin_open, assignment.spec.rights.host_pid);
+        let (stdin, host_pid) = (assignment.spec.stdin_open, assignment.spec.rights.pid == PidMode::Host);
+        let partner = self.partner(assignment)?;
         let attended = assignment.spec.attended;
         let (bundle, cgroup) = (bundle.0, cgroup.0);
-        let call = Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease };
-        self.shim.run(&call).map(Started::from)
+        let call = Call::Run { bundle, logs, cgroup, address, stdin, host_pid, partner, foreign, attended, lease };
+        let begun = self.shim.run(&call).map(Started::from);
+        match partner {
+            Some(partner) if begun.is_err() && partner.is_gone() => Err(severed()),
+            _ => begun,
+        }
+    }
+
+    /// The container whose namespaces it shares, which must run.
+    fn partner(&self, assignment: &Assignment) -> Result<Option<Partner>, RuntimeError> {
+        let rights = &assignment.spec.rights;
+        let (ipc, pid) = (matches!(rights.ipc, IpcMode::Service(_)), matches!(rights.pid, PidMode::Service(_)));
+        if !ipc && !pid {
+            return Ok(None);
+        }
+        let Some(task) = &assignment.shares_with else { return Err(severed()) };
+        if let Some(runtime) = self.made_by_other(task)? {
+            let reason = format!("the runtime {runtime} made that one, and only it knows what is inside");
+            let cause = Cause::Impossible { what: "sharing the namespaces of another container".to_owned(), reason };
+            return Err(RuntimeError { cause, transient: false });
+        }
+        let seen = self.see(task)?.ok_or_else(severed)?;
+        Ok(Some(Partner { init: seen.init, ipc, pid }))
     }
 
     /// The other runtime that the spec asks for.
@@ -680,6 +704,11 @@ pub(super) fn private_dir(path: &Path) -> io::Result<()> {
 
 pub(super) fn failed(step: String, error: impl std::fmt::Display) -> RuntimeError {
     RuntimeError { cause: Cause::StartFailed { step, error: error.to_string() }, transient: true }
+}
+
+/// The namespaces that were to be shared are gone: no failure of the container's own.
+fn severed() -> RuntimeError {
+    RuntimeError { cause: Cause::Stopped { reason: StopReason::Severed }, transient: false }
 }
 
 fn unknown(task: &TaskId) -> RuntimeError {

@@ -74,6 +74,12 @@ fn once(of: &ServiceSpec, request: wire::RunRequest) -> Result<ServiceSpec, Stat
     if request.env.keys().any(|name| name.is_empty() || name.contains('=')) {
         return Err(Status::invalid_argument("field env: a variable's name must not be empty or hold '='"));
     }
+    if let Some(partner) = of.task.rights.shares_with() {
+        return Err(Status::failed_precondition(format!(
+            "its containers share the namespaces of service {partner}, replica by replica, which one that runs once has \
+             no part in: use `rctl exec` in one of its replicas, or run a service that shares nothing"
+        )));
+    }
     let mut task = TaskSpec {
         ports: Vec::new(),
         healthcheck: Some(Healthcheck { test: HealthTest::Disabled, ..Healthcheck::default() }),

@@ -41,7 +41,7 @@ fn cluster() -> ClusterState {
             replaces: None,
             cause: None,
         };
-        [create, Change::AssignTask { task, node: node.parse().expect("a name") }]
+        [create, Change::AssignTask { task, node: node.parse().expect("a name"), shares_with: None }]
     });
     let command = Command::ApplyPlan { base: state.plan_base, changes: changes.collect() };
     apply(&mut state, command);

@@ -55,7 +55,7 @@ impl Problems {
         }
         self.count(&at("sysctls"), kernel.sysctls.len());
         for (name, value) in &kernel.sysctls {
-            self.fit(&at("sysctls"), rules::sysctl(name, value, task.network, task.rights.ipc));
+            self.fit(&at("sysctls"), rules::sysctl(name, value, task.network, &task.rights.ipc));
         }
         let shm = kernel.shm_size.is_none_or(|size| (rules::MIN_SHM..=MAX_BYTES).contains(&size));
         self.require(shm, &at("shm_size"), || format!("must be at least {}", rules::MIN_SHM));

@@ -1,6 +1,6 @@
 //! What a container may do and how the kernel treats it.
 
-use roster_proto::spec::{Controls, IpcMode, KernelSettings, MemorySwap, Rights, Seccomp, TmpfsOptions};
+use roster_proto::spec::{Controls, IpcMode, KernelSettings, MemorySwap, PidMode, Rights, Seccomp, TmpfsOptions};
 
 use super::{Fields, bytes, list, put_map};
 
@@ -26,10 +26,16 @@ pub(super) fn put_rights(fields: &mut Fields, rights: &Rights) {
         Seccomp::Unconfined => Some("unconfined".to_owned()),
         Seccomp::Profile(profile) => Some(format!("a profile of {} bytes ({:08x})", profile.len(), digest(profile))),
     };
-    let ipc = match rights.ipc {
+    let pid = match &rights.pid {
+        PidMode::Private => None,
+        PidMode::Host => Some("host".to_owned()),
+        PidMode::Service(service) => Some(format!("service:{service}")),
+    };
+    let ipc = match &rights.ipc {
         IpcMode::Private => None,
         IpcMode::None => Some("none".to_owned()),
         IpcMode::Host => Some("host".to_owned()),
+        IpcMode::Service(service) => Some(format!("service:{service}")),
     };
     put("privileged", yes(rights.privileged));
     put("group_add", words(&rights.group_add));
@@ -41,7 +47,7 @@ pub(super) fn put_rights(fields: &mut Fields, rights: &Rights) {
     put("security_opt.systempaths", rights.unmasked.then(|| "unconfined".to_owned()));
     put("device_cgroup_rules", words(&rights.device_rules));
     put("ipc", ipc);
-    put("pid", rights.host_pid.then(|| "host".to_owned()));
+    put("pid", pid);
     for device in &rights.devices {
         put(&format!("devices.{}", device.target.display()), {
             Some(format!("{} ({})", device.source.display(), device.access))

@@ -30,7 +30,7 @@ use crate::state::{ClusterState, Service};
 pub(super) struct Ask<'a> {
     service: &'a ServiceId,
     version: Version,
-    /// In global mode.
+    /// In global mode, or when another's namespaces are to be shared.
     only: Option<&'a NodeId>,
     resources: &'a Resources,
     ports: &'a [PublishedPort],
@@ -82,6 +82,11 @@ impl<'a> Ask<'a> {
         };
         let ports = service.published.get(&version).map_or(&[][..], Vec::as_slice);
         Some(Self { service: &service.id, version, only, resources: &spec.resources, ports })
+    }
+
+    /// On no other node than this one, if there is one.
+    pub(super) fn beside(self, node: Option<&'a NodeId>) -> Self {
+        Self { only: self.only.or(node), ..self }
     }
 }
 

@@ -11,7 +11,7 @@ use roster_proto::{
     cause::Cause,
     id::{NodeId, ServiceId, Slot, TaskId, Version},
     node::{Availability, Capacity, NodeState},
-    spec::{Mode, Port, Protocol, RestartCondition, ServiceSpec, UpdateOrder},
+    spec::{Mode, PidMode, Port, Protocol, RestartCondition, ServiceSpec, UpdateOrder},
     task::{Desired, Health, StopReason, Task, TaskState, TaskStatus},
     time::Timestamp,
 };
@@ -27,9 +27,10 @@ use crate::{
 
 const NODES: [&str; 3] = ["a", "b", "c"];
 /// The first rolls out stop-first, the second start-first, the third is global, the fourth publishes a port, the fifth
-/// is a singleton.
+/// is a singleton, the sixth
+/// shares the namespaces of the first.
 const ONE_OFFS: [&str; 3] = ["once", "job", "last"];
-const SERVICES: [&str; 5] = ["calm", "eager", "everywhere", "open", "only"];
+const SERVICES: [&str; 6] = ["calm", "eager", "everywhere", "open", "only", "beside"];
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -100,14 +101,14 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        3 => (0..5_usize, 0..5_u32, 0..3_u8, 0..3_u32).prop_map(|(service, replicas, image, parallelism)| {
+        3 => (0..6_usize, 0..5_u32, 0..3_u8, 0..3_u32).prop_map(|(service, replicas, image, parallelism)| {
             Act::Put { service, replicas, image, parallelism }
         }),
-        1 => (0..5_usize, 0..6_u32).prop_map(|(service, replicas)| Act::Scale { service, replicas }),
-        1 => (0..5_usize).prop_map(|service| Act::Remove { service }),
-        1 => (0..5_usize).prop_map(|service| Act::Restart { service }),
+        1 => (0..6_usize, 0..6_u32).prop_map(|(service, replicas)| Act::Scale { service, replicas }),
+        1 => (0..6_usize).prop_map(|service| Act::Remove { service }),
+        1 => (0..6_usize).prop_map(|service| Act::Restart { service }),
         1 => (0..20_usize).prop_map(|task| Act::RestartTask { task }),
-        2 => (0..3_usize, 0..5_usize, any::<bool>()).prop_map(|(name, service, remove_when_ended)| {
+        2 => (0..3_usize, 0..6_usize, any::<bool>()).prop_map(|(name, service, remove_when_ended)| {
             Act::Once { name, service, remove_when_ended }
         }),
         1 => (0..3_usize).prop_map(|name| Act::RemoveOnce { name }),
@@ -141,6 +142,7 @@ fn spec(service: usize, replicas: u32, image: u8, parallelism: u32) -> ServiceSp
             spec.task.singleton = true;
             spec.mode = Mode::Replicated { replicas: replicas.min(1) };
         }
+        5 => spec.task.rights.pid = PidMode::Service(service_id("calm").name),
         _ => {}
     }
     spec
@@ -343,6 +345,8 @@ fn assert_converges(world: &mut World) {
         world.register(node, Capacity { nano_cpus: 8_000_000_000, memory: 1 << 30 });
         world.set_availability(node, Availability::Active);
     }
+    // As many as those that share with them.
+    world.put(&[("calm", spec(0, 6, 0, 1))], false);
     for _ in 0..200 {
         let changes = world.plan();
         let moved = world.obey() | recover(world);
@@ -454,13 +458,17 @@ fn wild_change() -> impl Strategy<Value = Change> {
                 cause: None,
             }
         }),
-        3 => (task(), 0..3_usize).prop_map(|(task, node)| Change::AssignTask { task, node: node_id(NODES[node]) }),
+        3 => (task(), 0..3_usize).prop_map(|(task, node)| Change::AssignTask {
+            task,
+            node: node_id(NODES[node]),
+            shares_with: None,
+        }),
         1 => (task(), cause()).prop_map(|(task, cause)| Change::Explain { task, cause }),
         1 => task().prop_map(|task| Change::StopTask { task, reason: StopReason::Moved }),
         1 => (task(), cause()).prop_map(|(task, cause)| Change::OrphanTask { task, cause }),
         1 => (task(), cause()).prop_map(|(task, cause)| Change::GiveUp { task, cause }),
         1 => task().prop_map(|task| Change::RemoveTask { task }),
-        1 => (0..5_usize).prop_map(|service| Change::ForgetService { service: service_id(SERVICES[service]) }),
+        1 => (0..6_usize).prop_map(|service| Change::ForgetService { service: service_id(SERVICES[service]) }),
         1 => Just(Change::EndBrake),
     ]
 }

@@ -22,8 +22,8 @@ use roster_proto::{
     cause::Cause,
     id::{ServiceId, TaskId},
     node::{Availability, Capacity, NodeState},
-    spec::{Mode, NetworkMode, Port, Protocol, RestartCondition, ServiceSpec, UpdateOrder},
-    task::{Desired, Health, Task, TaskState, TaskStatus},
+    spec::{Mode, NetworkMode, PidMode, Port, Protocol, RestartCondition, ServiceSpec, UpdateOrder},
+    task::{Desired, Health, StopReason, Task, TaskState, TaskStatus},
 };
 
 use super::world::{World, node_id, service_id, stack_of};
@@ -95,7 +95,7 @@ impl Stage {
                 self.world.obey();
             }
             ("advance", [time]) => self.world.advance(duration(time)),
-            ("state" | "fail" | "reject" | "lease-lost" | "complete", [slot, options @ ..]) => {
+            ("state" | "fail" | "reject" | "lease-lost" | "severed" | "complete", [slot, options @ ..]) => {
                 self.report(verb, slot, options)
             }
             ("tasks", []) => self.tasks(),
@@ -204,7 +204,10 @@ impl Stage {
                 let cause = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
                 format!("create {}{attempt}{cause}", name(task))
             }
-            Change::AssignTask { task, node } => format!("assign {} to {node}", name(task)),
+            Change::AssignTask { task, node, shares_with } => {
+                let beside = shares_with.as_ref().map(|partner| format!(" beside {}", name(partner)));
+                format!("assign {} to {node}{}", name(task), beside.unwrap_or_default())
+            }
             Change::Explain { task, cause } => format!("explain {}: {cause}", name(task)),
             Change::StopTask { task, reason } => format!("stop {}: {reason}", name(task)),
             Change::OrphanTask { task, cause } => format!("orphan {}: {cause}", name(task)),
@@ -233,6 +236,10 @@ impl Stage {
                 self.world.report(&task, TaskState::Failed, Some(Cause::Exited { code }))
             }
             "lease-lost" => self.world.report(&task, TaskState::Failed, Some(Cause::LeaseLost)),
+            "severed" => {
+                let cause = Cause::Stopped { reason: StopReason::Severed };
+                self.world.report(&task, TaskState::Shutdown, Some(cause))
+            }
             "complete" => self.world.report(&task, TaskState::Complete, None),
             "reject" => self.world.report(&task, TaskState::Rejected, Some(image())),
             _ => self.world.report_status(&task, status(&self.world, options)),
@@ -338,6 +345,7 @@ fn change_spec(spec: &mut ServiceSpec, options: &[&str]) {
             "monitor" => spec.update.monitor = duration(value),
             "order" if value == "start-first" => spec.update.order = UpdateOrder::StartFirst,
             "order" => spec.update.order = UpdateOrder::StopFirst,
+            "shares" => spec.task.rights.pid = PidMode::Service(value.parse().expect("a name")),
             "singleton" => spec.task.singleton = value == "true",
             "cpus" => spec.task.resources.reservations.nano_cpus = Some(cpus(value)),
             "memory" => spec.task.resources.reservations.memory = Some(size(value)),

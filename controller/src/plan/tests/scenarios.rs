@@ -74,5 +74,8 @@ scenarios! {
     singleton_is_updated
     singleton_loses_its_lease
     singleton_returns
+    sharing
+    sharing_follows
+    sharing_global
     spread
 }

@@ -36,7 +36,7 @@ impl Edit<'_> {
     pub(super) fn change(&mut self, change: &Change) {
         match change {
             Change::CreateTask { .. } => self.create_task(change),
-            Change::AssignTask { task, node } => self.assign_task(task, node),
+            Change::AssignTask { task, node, shares_with } => self.assign_task(task, node, shares_with.as_ref()),
             Change::Explain { task, cause } => self.explain(task, cause),
             Change::StopTask { task, reason } => self.stop_task(task, reason),
             Change::OrphanTask { task, cause } => self.orphan_task(task, cause),
@@ -79,6 +79,7 @@ impl Edit<'_> {
             attempt: *attempt,
             replaces: replaces.clone(),
             paused: false,
+            shares_with: None,
         };
         if task.status.cause.is_some() {
             self.tell_task(&task, || format!("{} waits", task.name()));
@@ -86,7 +87,7 @@ impl Edit<'_> {
         self.put_task(task);
     }
 
-    fn assign_task(&mut self, id: &TaskId, node: &NodeId) {
+    fn assign_task(&mut self, id: &TaskId, node: &NodeId, shares_with: Option<&TaskId>) {
         let Some(task) = self.state.tasks.get(id) else { return };
         let bound = task.node.is_some() || task.status.state > TaskState::Pending;
         if bound || !self.state.nodes.contains_key(node) {
@@ -94,6 +95,7 @@ impl Edit<'_> {
         }
         let mut next = Task::clone(task);
         next.node = Some(node.clone());
+        next.shares_with = shares_with.cloned();
         next.status = TaskStatus::new(TaskState::Assigned, self.at);
         self.tell_task(&next, || format!("{} is assigned to {node}", next.name()));
         self.put_task(next);

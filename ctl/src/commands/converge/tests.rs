@@ -42,6 +42,7 @@ fn task(service: &str, slot: u32, state: TaskState, cause: Option<Cause>) -> Tas
         not_before: None,
         attempt: 0,
         replaces: None,
+        shares_with: None,
         paused: false,
     }
 }

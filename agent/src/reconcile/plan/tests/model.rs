@@ -65,7 +65,7 @@ impl Host {
     fn plan(&self) -> Plan {
         plan(View {
             set: Some(&self.set),
-            footing: Footing { authoritative: self.authoritative, leased: self.leased },
+            footing: Footing { authoritative: self.authoritative, leased: self.leased, ..Footing::default() },
             tasks: &self.tasks,
             published: self.published.as_deref(),
             now: at(self.now),

@@ -227,7 +227,7 @@ fn ending() -> Vec<Scenario> {
 
 fn tell(text: &mut String, scenario: &Scenario) {
     let assignment = scenario.desired.clone().map(|desired| assignment("a", desired));
-    let footing = Footing { authoritative: scenario.authoritative, leased: false };
+    let footing = Footing { authoritative: scenario.authoritative, ..Footing::default() };
     let wish = Wish { assignment: assignment.as_ref(), kept: scenario.kept };
     let next = next(&id("a"), wish, footing, &scenario.local, at(NOW));
     writeln!(text, "{}", scenario.title).unwrap();
@@ -295,7 +295,7 @@ fn a_singleton_waits_for_a_lease() {
     Arc::make_mut(&mut singleton.spec).singleton = true;
     let mut local = Local::default();
     let step = |local: &Local, leased| {
-        let footing = Footing { authoritative: true, leased };
+        let footing = Footing { authoritative: true, leased, ..Footing::default() };
         let wish = Wish { assignment: Some(&singleton), kept: false };
         next(&id("a"), wish, footing, local, at(NOW)).step.map(|step| step.verb())
     };

@@ -31,6 +31,7 @@ fn assignment(spec: TaskSpec) -> Assignment {
         spec: Arc::new(spec),
         ports: Vec::new(),
         paused: false,
+        shares_with: None,
     }
 }
 
@@ -243,7 +244,7 @@ fn the_kernels_part_is_all_there() {
 #[test]
 fn shared_namespaces_of_the_host_are_not_made() {
     let mut task = TaskSpec::of_image("i");
-    task.rights.host_pid = true;
+    task.rights.pid = PidMode::Host;
     task.rights.ipc = IpcMode::Host;
     let spec = json_of(task, &HostDevices::default());
     let types: Vec<&str> =

@@ -106,6 +106,7 @@ fn exit(ended: &Ended) -> wire::LiveExit {
         Exit::Signal(signal) => (signal.saturating_add(128), String::new()),
         Exit::OutOfMemory { .. } => (137, "it was killed: out of memory".to_owned()),
         Exit::ShimLost => (137, "it was killed: its shim died".to_owned()),
+        Exit::Severed => (137, "the container whose namespaces it shares ended".to_owned()),
         Exit::Unattended => (137, "nobody had attached to it in time".to_owned()),
         Exit::LeaseLost => (137, "it was ended: its node lost touch with the cluster".to_owned()),
     };

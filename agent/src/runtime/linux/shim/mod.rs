@@ -24,6 +24,7 @@ mod kept;
 pub(crate) mod lease;
 mod live;
 mod log_file;
+pub(super) mod partner;
 mod run;
 
 use std::{
@@ -38,6 +39,7 @@ use std::{
 use roster_runtime::cgroup::CgroupDirs;
 
 pub use self::log_file::LogFile;
+use self::partner::Partner;
 use super::{
     lease::LeaseFile,
     record::BundleDir,
@@ -54,8 +56,10 @@ pub(crate) enum Call {
         address: Option<Ipv4Addr>,
         /// Keep standard input open.
         stdin: bool,
-        /// It has no pid namespace of its own.
+        /// It is in the host's pid namespace.
         host_pid: bool,
+        /// Whose namespaces it shares.
+        partner: Option<Partner>,
         /// Another runtime makes it, which the bundle names.
         foreign: bool,
         /// Its program begins when somebody attaches.
@@ -87,7 +91,7 @@ impl Call {
         let mut args: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: OsString| args.extend([name.into(), value]);
         match self {
-            Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease } => {
+            Call::Run { bundle, logs, cgroup, address, stdin, host_pid, partner, foreign, attended, lease } => {
                 option("run", bundle.into());
                 option("--logs", logs.into());
                 cgroup.iter().for_each(|dir| option("--cgroup", dir.into()));
@@ -97,6 +101,9 @@ impl Call {
                 }
                 if *host_pid {
                     option("--pid", "host".into());
+                }
+                if let Some(partner) = partner {
+                    option("--partner", partner.to_string().into());
                 }
                 if *foreign {
                     option("--runtime", "other".into());
@@ -136,6 +143,7 @@ impl Call {
         let bundle = PathBuf::from(args.next()?);
         let (mut logs, mut address, mut timeout, mut cgroup) = (None, None, None, Vec::new());
         let (mut lease, mut signal, mut grace, mut group) = (None, None, None, None);
+        let mut partner = None;
         let (mut stdin, mut host_pid, mut foreign, mut attended) = (false, false, false, false);
         while let Some(option) = args.next() {
             if option == "--" {
@@ -151,6 +159,7 @@ impl Call {
                 "--runtime" => foreign = value == "other",
                 "--begin" => attended = value == "attended",
                 "--pid" => host_pid = value == "host",
+                "--partner" => partner = Some(value.to_str()?.parse().ok()?),
                 "--timeout-ms" => timeout = Some(Duration::from_millis(value.to_str()?.parse().ok()?)),
                 "--lease" => lease = Some(LeaseFile(value.into())),
                 "--stop-signal" => signal = Some(value.to_str()?.parse().ok()?),
@@ -165,7 +174,7 @@ impl Call {
                     None => None,
                 };
                 let logs = logs?;
-                Some(Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease })
+                Some(Call::Run { bundle, logs, cgroup, address, stdin, host_pid, partner, foreign, attended, lease })
             }
             "live" => Some(Call::Live { bundle, cgroup, group: group? }),
             "kept" => Some(Call::Kept { bundle, cgroup }),
@@ -182,10 +191,10 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match call {
-        Call::Run { bundle, logs, cgroup, address, stdin, host_pid, foreign, attended, lease } => {
+        Call::Run { bundle, logs, cgroup, address, stdin, host_pid, partner, foreign, attended, lease } => {
             let (bundle, cgroup) = (BundleDir(bundle), CgroupDirs(cgroup));
             let (bundle, logs, cgroup) = (&bundle, &*logs, &cgroup);
-            let making = run::Making { bundle, logs, cgroup, stdin, host_pid, foreign, attended };
+            let making = run::Making { bundle, logs, cgroup, stdin, host_pid, partner, foreign, attended };
             run::run(&making, address, lease).inspect_err(|error| {
                 report(&StartReport::Failed(error.clone()));
             })
@@ -215,12 +224,15 @@ fn pipe() -> io::Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
+    use roster_runtime::identity::Identity;
+
     use super::*;
 
     #[test]
     fn calls_come_back_as_written() {
         let terms =
             lease::Terms { file: LeaseFile("/run/lease".into()), signal: 15, grace: Duration::from_millis(2500) };
+        let partner = Partner { init: Identity { pid: 12, start: 345 }, ipc: true, pid: false };
         for lease in [None, Some(terms)] {
             let run = Call::Run {
                 bundle: "/run/t".into(),
@@ -229,6 +241,7 @@ mod tests {
                 address: Some(Ipv4Addr::new(10, 0, 0, 2)),
                 stdin: lease.is_some(),
                 host_pid: lease.is_some(),
+                partner: lease.is_some().then_some(partner),
                 foreign: lease.is_some(),
                 attended: lease.is_none(),
                 lease,

@@ -27,6 +27,7 @@ use super::{
     foreign, hold,
     lease::{Guard, Terms},
     log_file::LogFile,
+    partner::{Joined, Partner},
     report,
 };
 use crate::runtime::{
@@ -63,8 +64,16 @@ pub(super) struct Making<'a> {
     pub(super) cgroup: &'a CgroupDirs,
     pub(super) stdin: bool,
     pub(super) host_pid: bool,
+    pub(super) partner: Option<Partner>,
     pub(super) foreign: bool,
     pub(super) attended: bool,
+}
+
+impl Making<'_> {
+    /// Its first process is the first of a pid namespace, with whose end all others end.
+    pub(super) fn has_own_pids(&self) -> bool {
+        !self.host_pid && self.partner.is_none_or(|partner| !partner.pid)
+    }
 }
 
 pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<Terms>) -> Result<(), StartError> {
@@ -103,6 +112,7 @@ pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<
     let how = match (guard, unbegun) {
         (_, Some(how)) => how,
         (Some(guard), _) if guard.is_lost() => Exit::LeaseLost,
+        _ if making.partner.is_some_and(|partner| partner.is_gone()) => Exit::Severed,
         _ => verdict(sys::WaitStatus::from_bytes(&told).unwrap_or(status), cgroup),
     };
     if making.foreign {
@@ -132,7 +142,8 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
         false => None,
     };
     let door = cgroup.door().step(|| "open the container's cgroup".to_owned())?;
-    let namespaces = if making.host_pid { 0 } else { nix::libc::CLONE_NEWPID };
+    let joined = making.partner.map(Joined::enter).transpose()?;
+    let namespaces = if making.has_own_pids() { nix::libc::CLONE_NEWPID } else { 0 };
     // SAFETY: the shim never starts a thread.
     match unsafe { container::fork(namespaces, &door) }? {
         sys::Forked::Child => {
@@ -153,7 +164,11 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
                 keep_keyring: false,
                 toolbox: None,
             };
-            container::become_container(birth, || bundle.spec())
+            container::become_container(birth, || {
+                let mut spec = bundle.spec()?;
+                joined.iter().for_each(|joined| joined.put_into(&mut spec));
+                Ok(spec)
+            })
         }
         sys::Forked::Parent { child, pidfd } => {
             drop((out_write, err_write, ended_write, process, input, door, start));
@@ -245,10 +260,10 @@ fn supervise(
             }
         }
         if ended {
-            // Its pid namespace is empty before it can be waited for: nothing more will be written. In the host's the
-            // rest lives on until it is killed.
+            // Its pid namespace is empty before it can be waited for: nothing more will be written. In another's
+            // the rest lives on until it is killed.
             let status = sys::wait(pidfd)?;
-            if making.host_pid {
+            if !making.has_own_pids() {
                 making.cgroup.kill()?;
             }
             break status;

@@ -51,7 +51,7 @@ impl Bench {
             replaces: None,
             cause: None,
         };
-        self.change(vec![create, Change::AssignTask { task, node: "vm1".parse().expect("a name") }]);
+        self.change(vec![create, Change::AssignTask { task, node: "vm1".parse().expect("a name"), shares_with: None }]);
     }
 
     fn report(&mut self, id: &str, state: TaskState, cause: Option<Cause>) {
