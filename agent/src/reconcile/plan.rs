@@ -382,6 +382,9 @@ pub fn publish(
     let mut behind = BTreeSet::new();
     for (id, assignment) in &set.tasks {
         let Some(address) = tasks.get(id).and_then(|local| serving_address(assignment, local)) else { continue };
+        if Partner::of(Some(assignment), tasks) == Partner::Gone {
+            continue;
+        }
         for port in &assignment.ports {
             let key = (port.host_ip, port.published, port.protocol);
             ports.entry(key).or_default().insert((address, port.target));

@@ -196,3 +196,32 @@ fn how_the_kernel_treats_it() {
         "services.web.cpu_quota: cannot be set beside cpus",
     );
 }
+
+#[test]
+fn namespaces_are_shared_with_a_service_of_the_same_stack() {
+    let shares = |s: &mut ServiceSpec, name: &str| s.task.rights.ipc = IpcMode::Service(name.parse().expect("a name"));
+    refused(|s| shares(s, "db"), "services.web: `service:db`: there is no service of this name");
+    refused(|s| shares(s, "web"), "services.web: the service web cannot share its own namespaces");
+    let two = |change: &dyn Fn(&mut ServiceSpec, &mut ServiceSpec)| {
+        let mut all = stack(|service| shares(service, "db"));
+        let mut db = ServiceSpec::of_image("db:1", 2);
+        let web = all.services.get_mut(&"web".parse().expect("a name")).expect("there");
+        change(web, &mut db);
+        all.services.insert("db".parse().expect("a name"), db);
+        validated(all).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(two(&|_, _| {}), Ok(()));
+    let problem = |change: &dyn Fn(&mut ServiceSpec, &mut ServiceSpec), words: &str| {
+        let error = two(change).expect_err("must be refused");
+        assert!(error.contains(words), "expected {words:?} in {error:?}");
+    };
+    problem(&|_, db| shares(db, "web"), "itself shares the namespaces of web");
+    problem(&|_, db| db.mode = Mode::Global, "only one of web and db is in global mode");
+    problem(
+        &|_, db| db.mode = Mode::Replicated { replicas: 1 },
+        "2 replicas cannot share the namespaces of the 1 of db",
+    );
+    problem(&|_, db| db.update.order = UpdateOrder::StartFirst, "the service db is updated `start-first`");
+    problem(&|web, _| web.update.order = UpdateOrder::StartFirst, "the service web is updated `start-first`");
+    problem(&|_, db| db.task.runtime = Some("kata".into()), "the runtime kata makes the containers of db");
+}

@@ -82,6 +82,7 @@ impl Host {
                 if !stopping && !returns {
                     let mut wanted = assignment(name, desired.clone());
                     Arc::make_mut(&mut wanted.spec).singleton = *task == 0;
+                    wanted.shares_with = (*task == 2).then(|| id(TASKS[1]));
                     self.set.tasks.insert(id(name), wanted);
                     self.ensure(&id(name));
                 }
@@ -202,6 +203,10 @@ impl Host {
         match step {
             Step::Start { assignment } => {
                 assert!(self.leased || !assignment.spec.singleton, "{step:?} without a lease");
+                if let Some(partner) = &assignment.shares_with {
+                    let runs = matches!(self.containers.get(partner), Some(Phase::Running(_)));
+                    assert!(runs, "{step:?} with nobody to share with");
+                }
                 assert!(!self.containers.contains_key(task), "{step:?} beside a container");
                 assert_eq!(self.starts.get(task), None, "{step:?} for the second time");
                 assert_eq!(self.journal.get(task), None, "{step:?} though its end is on record");
@@ -326,6 +331,9 @@ impl Host {
             match container {
                 Some(Phase::Running(_)) => {
                     assert!(wanted.desired == Desired::Run && outcome.is_none(), "{task} runs: {local:?}");
+                    let partner = wanted.shares_with.as_ref().map(|partner| self.containers.get(partner));
+                    let runs = partner.is_none_or(|partner| matches!(partner, Some(Phase::Running(_))));
+                    assert!(runs, "{task} runs beside {partner:?}: {local:?}");
                     assert_eq!(wanted.paused, self.frozen.contains(&task), "{task}: {local:?}");
                 }
                 None => assert!(outcome.is_some_and(|outcome| outcome.cause.is_some()), "{task}: {local:?}"),

@@ -308,6 +308,48 @@ fn a_singleton_waits_for_a_lease() {
 }
 
 #[test]
+fn what_shares_namespaces_waits_for_their_container_and_ends_with_it() {
+    let sharer = Assignment { shares_with: Some(id("db")), ..assignment("a", RUN) };
+    let partner = |change: &dyn Fn(&mut Local)| {
+        let mut local = Local::default();
+        change(&mut local);
+        Partner::of(Some(&sharer), &BTreeMap::from([(id("db"), local)]))
+    };
+    let (runs, fresh) = (partner(&up), partner(&prepared));
+    let stopping = partner(&|local| begun(local, Why::Unhealthy, NOW + 500, true));
+    let gone = [
+        partner(&|local| local.phase = Some(ended(Exit::Code(0)))),
+        partner(&|local| outcome(local, true)),
+        partner(&|local| local.facts.started = Some(at(1_000))),
+        Partner::of(Some(&sharer), &BTreeMap::new()),
+    ];
+    assert_eq!((runs, fresh, stopping), (Partner::Runs, Partner::Waits, Partner::Waits));
+    assert_eq!(gone, [Partner::Gone; 4]);
+    assert_eq!(Partner::of(Some(&assignment("a", RUN)), &BTreeMap::new()), Partner::Runs, "with nobody");
+
+    let step = |local: &Local, partner| {
+        let footing = Footing { authoritative: true, partner, ..Footing::default() };
+        next(&id("a"), Wish { assignment: Some(&sharer), kept: false }, footing, local, at(NOW)).step
+    };
+    let verb = |local: &Local, partner| step(local, partner).map(|step| step.verb());
+    let mut local = Local::default();
+    assert_eq!(verb(&local, Partner::Waits), Some(Verb::Prepare), "its image may come before");
+    prepared(&mut local);
+    assert_eq!(verb(&local, Partner::Waits), None);
+    assert_eq!(verb(&local, Partner::Runs), Some(Verb::Start));
+    let Some(Step::Settle { status, .. }) = step(&local, Partner::Gone) else { panic!("it waits") };
+    assert_eq!(status.state, TaskState::Shutdown);
+    assert_eq!(status.cause, Some(Cause::Stopped { reason: StopReason::Severed }));
+    up(&mut local);
+    assert_eq!(verb(&local, Partner::Waits), None);
+    let Some(Step::Stop { why, .. }) = step(&local, Partner::Gone) else { panic!("it runs on") };
+    assert_eq!(why, Why::Told(StopReason::Severed));
+    let status = local::ended_status(None, &local.facts, &Ended { how: Exit::Severed, at: at(9_000) });
+    assert_eq!(status.cause, Some(Cause::Stopped { reason: StopReason::Severed }));
+    assert!(!Facts { outcome: Some(status), ..Facts::default() }.has_failed());
+}
+
+#[test]
 fn a_host_is_settled_once_nothing_runs_that_must_not() {
     let settled = |desired: Option<Desired>, local: &Local| {
         let tasks = desired.map(|desired| (id("a"), assignment("a", desired)));

@@ -96,3 +96,12 @@ fn what_cannot_be_is_refused() {
     refused(wire::RunRequest { user: Some("a/b".into()), ..request(&[]) }, "is not USER[:GROUP]");
     refused(wire::RunRequest { env: [("A=B".into(), String::new())].into(), ..request(&[]) }, "variable's name");
 }
+
+#[test]
+fn one_that_shares_namespaces_is_refused() {
+    let mut db = ServiceSpec::of_image("db:1", 3);
+    db.task.rights.pid = roster_proto::spec::PidMode::Service("web".parse().unwrap());
+    let refused = once(&db, request(&["sh"])).expect_err("it has no replica to go with");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("share the namespaces of service web"), "{refused:?}");
+}
