@@ -30,7 +30,7 @@ fn running(cluster: &Cluster, name: &str) -> Option<Value> {
 
 #[test]
 fn two_services_share_processes_and_queues_and_end_together() {
-    let cluster = Cluster::start();
+    let mut cluster = Cluster::start();
     cluster.apply(&SPEC.replace("REPLICAS", "2"));
     cluster.until_running(4);
     for k in ["1", "2"] {
@@ -61,6 +61,17 @@ fn two_services_share_processes_and_queues_and_end_together() {
     let told = cluster.ok(&["ps", "-a", "app"]);
     assert_eq!(told.matches("the container whose namespaces it shares ended").count(), 2, "{told}");
     assert_eq!(pid(&running(&cluster, "app.2").expect("runs")), alone);
+
+    // While no agent looks.
+    let before = pid(&running(&cluster, "app.2").expect("runs"));
+    cluster.kill_agent();
+    signal(pid(&running(&cluster, "db.2").expect("runs")), Signal::SIGKILL);
+    cluster.start_agent();
+    wait::until("app.2 to follow", || match running(&cluster, "app.2") {
+        Some(app) if pid(&app) != before => Ok(()),
+        seen => Err(seen),
+    });
+    assert_eq!(running(&cluster, "app.2").expect("runs")["restarts"], 0);
 
     // One more than there are to share with waits, and says for whom.
     cluster.ok(&["scale", "db=1", "--detach"]);
