@@ -115,7 +115,13 @@ async fn one_that_filled_its_disk_is_kept_with_it() {
     assert_eq!((host.phase("t1"), left(&host).as_deref()), (Some(Phase::Kept), Some("data\n")));
 
     // As after a start of the host: the file is there, and mounted nowhere.
-    let unmount = || nix::mount::umount2(&kept.join("files"), nix::mount::MntFlags::MNT_DETACH).expect("was mounted");
+    // Flushed, for a container that another test starts may have a copy of the mount a while longer.
+    let unmount = || {
+        let files = fs::File::open(kept.join("files")).expect("there");
+        nix::unistd::syncfs(&files).expect("flushed");
+        drop(files);
+        nix::mount::umount2(&kept.join("files"), nix::mount::MntFlags::MNT_DETACH).expect("was mounted");
+    };
     unmount();
     assert_eq!(left(&host), None);
     host.restart();
