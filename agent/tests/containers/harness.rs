@@ -164,9 +164,13 @@ impl Drop for Host {
                 eprintln!("left over: {}: {error}", cgroup.display());
             }
         }
-        for container in fs::read_dir(self.config.data_dir.join("containers")).into_iter().flatten().flatten() {
-            // Most are no mount points.
-            _ = nix::mount::umount2(&container.path(), nix::mount::MntFlags::MNT_DETACH);
+        for parent in ["containers", "kept"] {
+            for container in fs::read_dir(self.config.data_dir.join(parent)).into_iter().flatten().flatten() {
+                // Most are no mount points.
+                for place in [container.path(), container.path().join("files")] {
+                    _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
+                }
+            }
         }
     }
 }
