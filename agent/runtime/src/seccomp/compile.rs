@@ -10,11 +10,11 @@
 //!
 //! Arguments are compared in all of their 64 bits, whatever the kernel then takes of them.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::str::FromStr;
 
 use nix::libc;
 use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
 };
 use seccompiler::{BackendError, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 use syscalls::Sysno;
@@ -82,11 +82,13 @@ const EPERM: u32 = libc::EPERM as u32;
 /// The kernel's MAX_ERRNO, to which it would cut a larger one down.
 const MOST_ERRNO: u32 = 4095;
 
-/// What the rules say about one system call.
-#[derive(Debug, Default)]
-struct Call {
-    always: Option<Answer>,
-    rules: Vec<(SeccompRule, Answer)>,
+/// One of the profile's, for all the calls that it names.
+struct Entry {
+    answer: Answer,
+    /// None without conditions.
+    rules: Vec<SeccompRule>,
+    /// It says what holds anyhow.
+    is_redundant: bool,
 }
 
 pub(super) fn refused(field: &str, reason: impl Into<String>) -> StartError {
@@ -110,47 +112,39 @@ pub(super) fn plan(profile: &LinuxSeccomp) -> Result<Plan, StartError> {
     }
     let default = action("defaultAction", profile.default_action(), profile.default_errno_ret())?;
     let foreign = Answer::from(if permits(&default) { SeccompAction::Errno(EPERM) } else { default.clone() });
-    let calls = calls(profile, &default)?;
-    Ok(Plan { foreign, ranges: ranges(calls, &default, foreign) })
+    let entries: Vec<Entry> =
+        profile.syscalls().iter().flatten().map(|one| entry(one, &default)).collect::<Result<_, _>>()?;
+    Ok(Plan { foreign, ranges: ranges(&entries, &named(profile), &default, foreign) })
 }
 
-fn calls(profile: &LinuxSeccomp, default: &SeccompAction) -> Result<BTreeMap<u32, Call>, StartError> {
-    let mut calls: BTreeMap<u32, Call> = BTreeMap::new();
-    for entry in profile.syscalls().iter().flatten() {
-        let action = action("syscalls", entry.action(), entry.errno_ret())?;
-        let redundant = action == *default;
-        let answer = Answer::from(action);
-        let rules = rules(entry.args().as_deref().unwrap_or_default())?;
-        for number in entry.names().iter().filter_map(|name| number(name)) {
-            // Known to the profile, even if nothing is said about it.
-            let call = calls.entry(number).or_default();
-            if redundant {
-                continue;
-            }
-            if rules.is_empty() {
-                call.always.get_or_insert(answer);
-            }
-            call.rules.extend(rules.iter().cloned().map(|rule| (rule, answer)));
-        }
+fn entry(entry: &LinuxSyscall, default: &SeccompAction) -> Result<Entry, StartError> {
+    let action = action("syscalls", entry.action(), entry.errno_ret())?;
+    let is_redundant = action == *default;
+    let rules = rules(entry.args().as_deref().unwrap_or_default())?;
+    Ok(Entry { answer: Answer::from(action), rules, is_redundant })
+}
+
+/// Each call with each entry that names it, in the order of their numbers.
+fn named(profile: &LinuxSeccomp) -> Vec<(u32, usize)> {
+    let mut named = Vec::new();
+    for (at, entry) in profile.syscalls().iter().flatten().enumerate() {
+        named.extend(entry.names().iter().filter_map(|name| number(name)).map(|number| (number, at)));
     }
-    Ok(calls)
+    named.sort_unstable();
+    named
 }
 
-fn ranges(calls: BTreeMap<u32, Call>, default: &SeccompAction, foreign: Answer) -> Vec<Range> {
+fn ranges(entries: &[Entry], named: &[(u32, usize)], default: &SeccompAction, foreign: Answer) -> Vec<Range> {
     let otherwise = Answer::from(default.clone());
-    let newest = calls.last_key_value().map(|(number, _)| *number);
-    let mut ranges = Vec::with_capacity(calls.len());
+    let mut ranges = Vec::new();
     extend(&mut ranges, 0, Verdict::Answer(otherwise));
-    for (number, Call { always, rules }) in calls {
-        let verdict = match always {
-            Some(answer) => Verdict::Answer(answer),
-            None if rules.is_empty() => Verdict::Answer(otherwise),
-            None => Verdict::ByArguments { rules, otherwise },
-        };
-        extend(&mut ranges, number, verdict);
+    // What nothing is said about by an entry that names it is known to the profile all the same.
+    for of_one in named.chunk_by(|(one, _), (other, _)| one == other) {
+        let number = of_one[0].0;
+        extend(&mut ranges, number, verdict(of_one.iter().map(|(_, at)| &entries[*at]), otherwise));
         extend(&mut ranges, number + 1, Verdict::Answer(otherwise));
     }
-    if let Some(newest) = newest.filter(|_| !permits(default)) {
+    if let Some((newest, _)) = named.last().filter(|_| !permits(default)) {
         extend(&mut ranges, newest + 1, Verdict::Answer(SeccompAction::Errno(libc::ENOSYS as u32).into()));
     }
     if let Some(first) = X32_BIT {
@@ -158,6 +152,19 @@ fn ranges(calls: BTreeMap<u32, Call>, default: &SeccompAction, foreign: Answer) 
     }
     extend(&mut ranges, NO_CALL, Verdict::Answer(otherwise));
     ranges
+}
+
+/// What the entries say of a call that they name.
+fn verdict<'a>(entries: impl Iterator<Item = &'a Entry> + Clone, otherwise: Answer) -> Verdict {
+    let telling = entries.filter(|entry| !entry.is_redundant);
+    if let Some(always) = telling.clone().find(|entry| entry.rules.is_empty()) {
+        return Verdict::Answer(always.answer);
+    }
+    if telling.clone().next().is_none() {
+        return Verdict::Answer(otherwise);
+    }
+    let with_answer = |entry: &'a Entry| entry.rules.iter().map(|rule| (rule.clone(), entry.answer));
+    Verdict::ByArguments { rules: telling.flat_map(with_answer).collect(), otherwise }
 }
 
 /// From the number `from` on, which is no lower than any before it, calls get this verdict.
