@@ -14,6 +14,7 @@ use nix::{
     cmsg_space,
     fcntl::{FcntlArg, fcntl},
     libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
         AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4,
         bind, connect, listen, recv, recvmsg, sendmsg, socket, socketpair,
@@ -143,6 +144,18 @@ impl Channel {
         Word::parse(&bytes[..length], descriptor)
     }
 
+    /// Returns once the other end is closed; what was said before can be heard then. Waking the maker for a word takes the
+    /// process longer than saying it does.
+    pub(crate) fn await_end(&self) -> io::Result<()> {
+        loop {
+            match poll(&mut [PollFd::new(self.as_fd(), PollFlags::empty())], PollTimeout::NONE) {
+                Ok(_) => return Ok(()),
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Says why there will be no program, and exits.
     pub fn fail(&self, error: StartError) -> ! {
         let told = self.say(&Word::Failed(error));
@@ -253,7 +266,6 @@ pub fn killed() -> StartError {
 
 /// Asks for SIGKILL at the maker's death, and notices one that came before the asking.
 pub fn die_with(maker: &Channel) -> Result<(), StartError> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let step = || "ask to die with the container's maker".to_owned();
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong).step(step)?;
     let mut polled = [PollFd::new(maker.as_fd(), PollFlags::empty())];

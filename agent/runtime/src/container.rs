@@ -14,6 +14,7 @@
 //! ```
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     fs, io,
     os::fd::{AsFd, OwnedFd},
@@ -99,7 +100,7 @@ pub struct Birth<'a> {
 ///
 /// The caller was forked for it with [`Namespaces::clone_flags`], and has one thread. What `spec` reads is read here so
 /// that a maker that stays need not have it in its memory.
-pub fn become_container(mut birth: Birth<'_>, spec: impl FnOnce() -> Result<Spec, StartError>) -> ! {
+pub fn become_container<'a>(mut birth: Birth<'_>, spec: impl FnOnce() -> Result<Cow<'a, Spec>, StartError>) -> ! {
     // Reached by whatever channel there is when it fails: the starter's is another than the maker's.
     let Err(error) = spec().and_then(|spec| live(&mut birth, &spec));
     birth.channel.fail(error)

@@ -21,7 +21,8 @@ use nix::{
 use super::{Doing, Error, Outcome, make::has_terminal};
 use crate::sys;
 
-/// Read at a time; nothing more is read from the caller until the program has taken it.
+/// Read at a time; nothing more is read from the caller until the program has taken it. Not of the stack, of which all
+/// pages would be touched where there is no terminal as well.
 const BUFFER: usize = 32 * 1024;
 
 /// The caller's signals, from before the program exists: none is lost.
@@ -146,7 +147,7 @@ impl Relay {
 
     /// What one read gives. The other end hanging up is an error of reading, EIO.
     fn show(&self) -> io::Result<Shown> {
-        let mut bytes = [0; BUFFER];
+        let mut bytes = vec![0; BUFFER];
         match unistd::read(&self.master, &mut bytes) {
             Ok(0) | Err(Errno::EIO) => Ok(Shown::End),
             Ok(length) => write_all(STDOUT, &bytes[..length]).map(|()| Shown::Some),
@@ -157,7 +158,7 @@ impl Relay {
 
     /// Whether there may be more.
     fn read(&self, into: &mut Vec<u8>) -> io::Result<bool> {
-        let mut bytes = [0; BUFFER];
+        let mut bytes = vec![0; BUFFER];
         match unistd::read(STDIN, &mut bytes) {
             Ok(0) => {
                 // What a terminal says for the end of the input.

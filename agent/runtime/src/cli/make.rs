@@ -1,8 +1,10 @@
 //! `create` and `run`: from a bundle to a process.
 
 use std::{
+    borrow::Cow,
     fs,
     io::{self, IsTerminal},
+    mem,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -103,6 +105,8 @@ pub(super) fn run(context: &Context, run: Run) -> Outcome {
     if !run.keep {
         life::remove(context, &made.container, Some((&made.record, Some(&bundle.spec))))?;
     }
+    // This process ends: giving memory back, piece by piece, would only take time.
+    mem::forget(bundle);
     code
 }
 
@@ -132,7 +136,7 @@ impl Bundle {
         let path = fs::canonicalize(path).doing(|| format!("find the bundle {}", path.display()))?;
         let file = path.join("config.json");
         let config = fs::read(&file).doing(|| format!("read {}", file.display()))?;
-        let spec: Spec = serde_json::from_slice(&config)
+        let spec = config::parse(&config)
             .map_err(|error| Error::Refused(format!("{} is not understood: {error}", file.display())))?;
         config::check(&spec)?;
         Ok(Self { path, config, spec })
@@ -247,7 +251,7 @@ impl Maker<'_> {
                     keep_keyring: self.making.no_new_keyring,
                     toolbox: None,
                 };
-                container::become_container(birth, || Ok(self.bundle.spec.clone()))
+                container::become_container(birth, || Ok(Cow::Borrowed(&self.bundle.spec)))
             }
             sys::Forked::Parent { child, pidfd } => {
                 drop((process, listener, door));
@@ -301,6 +305,10 @@ impl Maker<'_> {
         let mut unmapped = self.namespaces.is_new(LinuxNamespaceType::User);
         let mut terminal = None;
         let mut executing = false;
+        if !wait && !unmapped && !asks_maker(spec) {
+            // Nothing that is said wants an answer.
+            channel.await_end().step(step)?;
+        }
         loop {
             match channel.hear().step(step)? {
                 Some(Word::Namespaces) if unmapped => {

@@ -4,7 +4,7 @@
 //! program runs, and ends with it: the namespaces, all of its own, with a network of nothing but loopback; an init; the
 //! container's limits. What was mounted from the host is there read-only: by now it is its replacement's.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use nix::{libc, unistd::Pid};
 use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Mount, Spec};
@@ -53,7 +53,7 @@ fn begin(agent: &Agent, bundle: &BundleDir, cgroup: &CgroupDirs) -> Result<Optio
                 keep_keyring: false,
                 toolbox,
             };
-            container::become_container(birth, || Ok(spec))
+            container::become_container(birth, || Ok(Cow::Owned(spec)))
         }
         sys::Forked::Parent { child, pidfd } => {
             drop((process, door, stdio, toolbox));

@@ -1,6 +1,7 @@
 //! `roster-shim run`: makes the container, then stays with it until it has ended.
 
 use std::{
+    borrow::Cow,
     fs,
     io::{self, Read},
     net::Ipv4Addr,
@@ -167,7 +168,7 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
             container::become_container(birth, || {
                 let mut spec = bundle.spec()?;
                 joined.iter().for_each(|joined| joined.put_into(&mut spec));
-                Ok(spec)
+                Ok(Cow::Owned(spec))
             })
         }
         sys::Forked::Parent { child, pidfd } => {
