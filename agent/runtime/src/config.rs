@@ -1,12 +1,132 @@
-//! What this runtime refuses of a config.json before anything is made.
+//! Reading a config.json, and what this runtime refuses of it before anything is made.
+//!
+//! `Spec` and `Process` are filled here field by field, and not by their own reading: that judges one field of `process`
+//! by a regular expression, whose tables of Unicode were a third of the program and most of what is relocated each time
+//! it starts.
 
-use oci_spec::runtime::Spec;
+use std::{collections::HashMap, path::PathBuf};
 
-use crate::error::StartError;
+use oci_spec::runtime::{
+    Box as Size, ExecCPUAffinity, Hooks, Linux, LinuxCapabilities, LinuxIOPriority, Mount, PosixRlimit, Process, Root,
+    Scheduler, Solaris, Spec, User, VM, Windows, ZOS,
+};
+use serde::Deserialize;
+
+use crate::{error::StartError, process::scheduling::cpu_mask};
 
 /// Versions of the specification that are understood.
 pub const OLDEST: &str = "1.0.0";
 pub const NEWEST: &str = "1.2.0";
+
+pub fn parse(json: &[u8]) -> serde_json::Result<Spec> {
+    serde_json::from_slice::<Config>(json).map(Spec::from)
+}
+
+pub fn parse_process(json: &[u8]) -> serde_json::Result<Process> {
+    serde_json::from_slice::<ProcessFields>(json).map(Process::from)
+}
+
+/// What an error says of it is as of the type that it is read for.
+#[derive(Deserialize)]
+#[serde(expecting = "struct Spec", rename_all = "camelCase")]
+struct Config {
+    #[serde(default, rename = "ociVersion")]
+    version: String,
+    root: Option<Root>,
+    mounts: Option<Vec<Mount>>,
+    process: Option<ProcessFields>,
+    hostname: Option<String>,
+    domainname: Option<String>,
+    hooks: Option<Hooks>,
+    annotations: Option<HashMap<String, String>>,
+    linux: Option<Linux>,
+    solaris: Option<Solaris>,
+    windows: Option<Windows>,
+    vm: Option<VM>,
+    zos: Option<ZOS>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "struct Process", rename_all = "camelCase")]
+struct ProcessFields {
+    terminal: Option<bool>,
+    console_size: Option<Size>,
+    user: User,
+    args: Option<Vec<String>>,
+    command_line: Option<String>,
+    env: Option<Vec<String>>,
+    cwd: PathBuf,
+    capabilities: Option<LinuxCapabilities>,
+    rlimits: Option<Vec<PosixRlimit>>,
+    no_new_privileges: Option<bool>,
+    apparmor_profile: Option<String>,
+    oom_score_adj: Option<i32>,
+    selinux_label: Option<String>,
+    io_priority: Option<LinuxIOPriority>,
+    scheduler: Option<Scheduler>,
+    #[serde(rename = "execCPUAffinity")]
+    exec_cpu_affinity: Option<Affinity>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "struct ExecCPUAffinity")]
+struct Affinity {
+    initial: Option<String>,
+    #[serde(rename = "final")]
+    after: Option<String>,
+}
+
+impl From<Config> for Spec {
+    fn from(config: Config) -> Self {
+        let mut spec = Self::default();
+        spec.set_version(config.version)
+            .set_root(config.root)
+            .set_mounts(config.mounts)
+            .set_process(config.process.map(Process::from))
+            .set_hostname(config.hostname)
+            .set_domainname(config.domainname)
+            .set_hooks(config.hooks)
+            .set_annotations(config.annotations)
+            .set_linux(config.linux)
+            .set_solaris(config.solaris)
+            .set_windows(config.windows)
+            .set_vm(config.vm)
+            .set_zos(config.zos);
+        spec
+    }
+}
+
+impl From<ProcessFields> for Process {
+    fn from(fields: ProcessFields) -> Self {
+        let mut process = Self::default();
+        process
+            .set_terminal(fields.terminal)
+            .set_console_size(fields.console_size)
+            .set_user(fields.user)
+            .set_args(fields.args)
+            .set_command_line(fields.command_line)
+            .set_env(fields.env)
+            .set_cwd(fields.cwd)
+            .set_capabilities(fields.capabilities)
+            .set_rlimits(fields.rlimits)
+            .set_no_new_privileges(fields.no_new_privileges)
+            .set_apparmor_profile(fields.apparmor_profile)
+            .set_oom_score_adj(fields.oom_score_adj)
+            .set_selinux_label(fields.selinux_label)
+            .set_io_priority(fields.io_priority)
+            .set_scheduler(fields.scheduler)
+            .set_exec_cpu_affinity(fields.exec_cpu_affinity.map(ExecCPUAffinity::from));
+        process
+    }
+}
+
+impl From<Affinity> for ExecCPUAffinity {
+    fn from(affinity: Affinity) -> Self {
+        let mut all = Self::default();
+        all.set_initial(affinity.initial).set_cpu_affinity_final(affinity.after);
+        all
+    }
+}
 
 /// What is refused lest it be ignored without a word. Each part checks the rest of its own.
 pub fn check(spec: &Spec) -> Result<(), StartError> {
@@ -29,5 +149,106 @@ pub fn check(spec: &Spec) -> Result<(), StartError> {
     if spec.windows().is_some() || spec.solaris().is_some() || spec.vm().is_some() {
         return refuse("windows, solaris, vm", "this runtime makes Linux containers");
     }
-    Ok(())
+    spec.process().as_ref().map_or(Ok(()), check_process)
+}
+
+pub fn check_process(process: &Process) -> Result<(), StartError> {
+    let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
+    [affinity.initial(), affinity.cpu_affinity_final()]
+        .into_iter()
+        .flatten()
+        .try_for_each(|cpus| cpu_mask(cpus).map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Every field of the two that are read here, and one more.
+    fn whole() -> Value {
+        json!({
+            "ociVersion": "1.2.0",
+            "root": { "path": "rootfs", "readonly": true },
+            "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"] }],
+            "process": {
+                "terminal": true,
+                "consoleSize": { "height": 24, "width": 80 },
+                "user": { "uid": 1, "gid": 2, "umask": 18, "additionalGids": [3] },
+                "args": ["sh", "-c", "true"],
+                "commandLine": "sh",
+                "env": ["A=b"],
+                "cwd": "/tmp",
+                "capabilities": { "bounding": ["CAP_CHOWN"], "ambient": [] },
+                "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 2, "soft": 1 }],
+                "noNewPrivileges": true,
+                "apparmorProfile": "one",
+                "oomScoreAdj": -5,
+                "selinuxLabel": "two",
+                "ioPriority": { "class": "IOPRIO_CLASS_IDLE", "priority": 3 },
+                "scheduler": { "policy": "SCHED_BATCH", "nice": 4 },
+                "execCPUAffinity": { "initial": "0-1,3", "final": "2" }
+            },
+            "hostname": "h",
+            "domainname": "d",
+            "hooks": { "poststop": [{ "path": "/bin/true", "timeout": 6 }] },
+            "annotations": { "key": "value" },
+            "linux": { "namespaces": [{ "type": "pid", "path": "/x" }], "maskedPaths": ["/y"] },
+            "solaris": { "milestone": "m" },
+            "windows": { "layerFolders": ["f"] },
+            "vm": { "kernel": { "path": "/k" } },
+            "zos": { "namespaces": [] },
+            "somethingNew": 1
+        })
+    }
+
+    fn both(config: &Value) {
+        let text = config.to_string();
+        let (ours, theirs) = (parse(text.as_bytes()), serde_json::from_str::<Spec>(&text));
+        match (ours, theirs) {
+            (Ok(ours), Ok(theirs)) => assert_eq!(ours, theirs),
+            (Err(ours), Err(theirs)) => assert_eq!(ours.to_string(), theirs.to_string()),
+            (ours, theirs) => panic!("{text}: {ours:?}, but by their own reading {theirs:?}"),
+        }
+    }
+
+    #[test]
+    fn is_read_as_its_types_read_themselves() {
+        let whole = whole();
+        both(&whole);
+        both(&json!({}));
+        for field in whole.as_object().expect("an object").keys() {
+            for other in [None, Some(Value::Null), Some(json!("text")), Some(json!({}))] {
+                let mut changed = whole.clone();
+                match other {
+                    Some(other) => changed[field] = other,
+                    None => drop(changed.as_object_mut().expect("an object").remove(field)),
+                }
+                both(&changed);
+            }
+        }
+        for field in whole["process"].as_object().expect("an object").keys() {
+            for other in [None, Some(Value::Null), Some(json!(7)), Some(json!({}))] {
+                let mut changed = whole.clone();
+                match other {
+                    Some(other) => changed["process"][field] = other,
+                    None => drop(changed["process"].as_object_mut().expect("an object").remove(field)),
+                }
+                both(&changed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_of_cpus_is_refused_before_anything_is_made() {
+        let mut config = whole();
+        config["process"]["execCPUAffinity"]["final"] = json!("first");
+        for foreign in ["solaris", "windows", "vm"] {
+            config.as_object_mut().expect("an object").remove(foreign);
+        }
+        let spec = parse(config.to_string().as_bytes()).expect("read");
+        let refused = check(&spec).expect_err("refused").to_string();
+        assert!(refused.contains("first"), "{refused}");
+    }
 }

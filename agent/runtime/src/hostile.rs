@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     cgroup::{Version, device_program, devices, resources},
     channel::Channel,
+    config,
     error::StartError,
     namespaces::{self, Namespaces},
     process::{capabilities, rlimits},
@@ -155,7 +156,7 @@ proptest! {
             bytes[place] = byte;
         }
         for bytes in [&bytes[..], &bytes[..end.index(bytes.len())]] {
-            if let Ok(spec) = serde_json::from_slice::<Spec>(bytes) {
+            if let Ok(spec) = config::parse(bytes) {
                 understand(&spec);
             }
         }

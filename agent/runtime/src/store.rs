@@ -18,7 +18,7 @@ use std::{
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::Hierarchies, channel::Channel, error::StartError, identity::Identity, rootfs::HostMount};
+use crate::{cgroup::Hierarchies, channel::Channel, config, error::StartError, identity::Identity, rootfs::HostMount};
 
 /// The socket's name.
 pub const START: &str = "start";
@@ -178,7 +178,7 @@ impl Container {
     pub fn spec(&self) -> Result<Spec, StoreError> {
         let path = self.dir.join(CONFIG);
         let bytes = fs::read(&path).map_err(failed("read", &path))?;
-        serde_json::from_slice(&bytes).map_err(|error| failed("understand", &path)(error.into()))
+        config::parse(&bytes).map_err(|error| failed("understand", &path)(error.into()))
     }
 
     pub fn status(&self, record: Option<&Record>, hierarchies: &Hierarchies) -> Result<Status, StartError> {

@@ -14,7 +14,7 @@ use roster_runtime::{
 };
 
 fuzz_target!(|text: &[u8]| {
-    let Ok(spec) = serde_json::from_slice::<Spec>(text) else { return };
+    let Ok(spec) = config::parse(text) else { return };
     for judged in [config::check(&spec), namespaces(&spec), process(&spec), linux(&spec)] {
         if let Err(error) = judged {
             assert!(!error.to_string().is_empty());
@@ -22,7 +22,7 @@ fuzz_target!(|text: &[u8]| {
     }
     // As it is kept beside the container, and read by every later command.
     let kept = serde_json::to_vec(&spec).expect("written");
-    let again: Spec = serde_json::from_slice(&kept).expect("read again");
+    let again = config::parse(&kept).expect("read again");
     assert_eq!(serde_json::to_value(&again).expect("written"), serde_json::to_value(&spec).expect("written"));
 });
 

@@ -12,6 +12,7 @@ use oci_spec::runtime::{Capability, Process, Spec};
 use super::{Context, Doing, Error, Outcome, foreground, make, warn};
 use crate::{
     channel::{Word, killed},
+    config,
     container::Stdio,
     enter::{Entry, enter},
     error::Step,
@@ -146,7 +147,9 @@ pub(super) fn exec(context: &Context, exec: Exec) -> Outcome {
 impl Exec {
     fn process(&self, spec: &Spec) -> Result<Process, Error> {
         if let Some(file) = &self.process {
-            return read(file);
+            let process = read(file)?;
+            config::check_process(&process)?;
+            return Ok(process);
         }
         if self.command.is_empty() {
             return Err(Error::Refused("nothing to execute: give a command, or --process FILE".to_owned()));
@@ -220,6 +223,6 @@ impl Exec {
 
 fn read(file: &Path) -> Result<Process, Error> {
     let bytes = fs::read(file).doing(|| format!("read {}", file.display()))?;
-    serde_json::from_slice(&bytes)
+    config::parse_process(&bytes)
         .map_err(|error| Error::Refused(format!("{} is not understood: {error}", file.display())))
 }

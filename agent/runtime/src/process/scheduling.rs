@@ -138,7 +138,7 @@ fn io_priority(priority: &LinuxIOPriority) -> Result<libc::c_int, StartError> {
 }
 
 /// `0-3,7`, as cpuset(7) lists CPUs.
-fn cpu_mask(cpus: &str) -> Result<Vec<u64>, StartError> {
+pub(crate) fn cpu_mask(cpus: &str) -> Result<Vec<u64>, StartError> {
     let impossible =
         || StartError::impossible(format!("the CPUs {cpus:?}"), "they are not a list of numbers such as 0-3,7");
     let number = |text: &str| text.parse::<u32>().ok().filter(|cpu| *cpu < MOST_CPUS);

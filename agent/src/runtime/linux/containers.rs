@@ -39,6 +39,7 @@ use roster_proto::{
 };
 use roster_runtime::{
     cgroup::{CgroupDirs, Hierarchies},
+    config,
     identity::Identity,
     signal, sys,
 };
@@ -430,7 +431,7 @@ impl Containers {
             io::ErrorKind::NotFound => unknown(task),
             _ => unreadable(error),
         })?;
-        let spec = serde_json::from_slice(&config).map_err(|error| unreadable(error.into()))?;
+        let spec = config::parse(&config).map_err(|error| unreadable(error.into()))?;
         // What has not begun cannot be asked to end.
         let signal = if bundle.held().exists() { nix::libc::SIGKILL } else { stop_signal(&spec)? };
         let (this, task) = (self.clone(), task.clone());

@@ -13,6 +13,7 @@ use std::{
 use oci_spec::runtime::Spec;
 use roster_proto::time::Timestamp;
 use roster_runtime::{
+    config,
     error::{StartError, Step},
     identity::Identity,
 };
@@ -71,7 +72,7 @@ impl BundleDir {
     pub fn spec(&self) -> Result<Spec, StartError> {
         let config = self.config();
         let text = fs::read(&config).step(|| format!("read {}", config.display()))?;
-        serde_json::from_slice(&text).step(|| format!("read {}", config.display()))
+        config::parse(&text).step(|| format!("read {}", config.display()))
     }
 
     /// Which other runtime makes the container, where one does.
