@@ -4,6 +4,7 @@
 //! machine; the ratio to a peer of the same run is what to compare.
 
 pub mod agents;
+pub mod bare;
 pub mod clusters;
 pub mod etcd;
 pub mod failover;

@@ -5,7 +5,6 @@
 
 use std::{
     fs,
-    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
@@ -13,18 +12,17 @@ use std::{
 };
 
 use nix::{
-    libc,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use oci_spec::runtime::{Capability, Spec};
-use roster_runtime::{seccomp, sys};
+use oci_spec::runtime::{Capability, LinuxSeccomp, Spec};
+use roster_runtime::{process::capabilities, seccomp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{median, run, wait_for};
+use super::{bare::Bare, median, run, wait_for};
 
 const ROUNDS: usize = 60;
 /// The kernel's locks for moving processes between cgroups go cold in less.
@@ -33,7 +31,8 @@ const IDLE_ROUNDS: usize = 25;
 /// Containers made by some at the same time.
 const MANY: usize = 200;
 const WORKERS: usize = 8;
-const CONTROLLERS: [&str; 3] = ["pids", "memory", "cpu"];
+const HELD: [Capability; 5] =
+    [Capability::Chown, Capability::Kill, Capability::NetBindService, Capability::Setgid, Capability::Setuid];
 const PEERS: [&str; 2] = ["runc", "crun"];
 
 /// Of one runtime.
@@ -58,6 +57,7 @@ pub struct Measured {
 }
 
 pub fn measure(with_peers: bool) -> Result<Measured, String> {
+    own_mounts()?;
     hide_unified_hierarchy()?;
     let bundle = Bundle::new()?;
     let ours = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("roster-runtime");
@@ -69,6 +69,7 @@ pub fn measure(with_peers: bool) -> Result<Measured, String> {
         }
     }
     let one = bundle.prepared("one")?;
+    let bare = bundle.bare()?;
     let mut times = vec![(Vec::new(), Vec::new()); programs.len()];
     let mut floor = (Vec::new(), Vec::new());
     for round in 0..ROUNDS + IDLE_ROUNDS {
@@ -78,7 +79,7 @@ pub fn measure(with_peers: bool) -> Result<Measured, String> {
             times.push(timed(idles, || run(&mut bundle.command(program, &one, &format!("one-{round}"))).map(drop))?);
         }
         let times = if idles { &mut floor.1 } else { &mut floor.0 };
-        times.push(timed(idles, || bundle.bare(round))?);
+        times.push(timed(idles, || bare.run(round))?);
     }
     let mut all = Vec::new();
     for ((name, program), (warm, cold)) in programs.iter().zip(times) {
@@ -104,21 +105,28 @@ fn timed(idles: bool, work: impl FnOnce() -> Result<(), String>) -> Result<f64, 
     Ok(began.elapsed().as_secs_f64() * 1000.0)
 }
 
+fn own_mounts() -> Result<(), String> {
+    let cut_off = unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>));
+    cut_off.map_err(|error| format!("cannot make a mount namespace: {error}"))
+}
+
 /// crun refuses a host with both kinds of hierarchies: it, and with it all the others, is shown only those of v1.
 fn hide_unified_hierarchy() -> Result<(), String> {
     let unified = "/sys/fs/cgroup/unified";
     if !Path::new(unified).exists() {
         return Ok(());
     }
-    let hidden = unshare(CloneFlags::CLONE_NEWNS)
-        .and_then(|()| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>))
-        .and_then(|()| umount2(unified, MntFlags::MNT_DETACH));
-    hidden.map_err(|error| format!("cannot hide {unified}: {error}"))
+    umount2(unified, MntFlags::MNT_DETACH).map_err(|error| format!("cannot hide {unified}: {error}"))
 }
 
 fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.exists())
+}
+
+fn profile() -> LinuxSeccomp {
+    seccomp::default_profile(&HELD.into())
 }
 
 struct Bundle {
@@ -138,6 +146,10 @@ impl Bundle {
             }
             fs::copy("/bin/busybox", bin.join("true"))?;
             fs::hard_link(bin.join("true"), bin.join("sleep"))?;
+            // As /run is, where all of them keep it by default.
+            let state = folder.path().join("state");
+            fs::create_dir(&state)?;
+            mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
             let cgroup = format!("/roster-bench-{}", std::process::id());
             Ok(Self { folder, cgroup, next: AtomicUsize::new(0) })
         };
@@ -146,17 +158,14 @@ impl Bundle {
 
     /// A configuration is of one container: its cgroup has its own name.
     fn config(&self, id: &str, args: &[&str]) -> Value {
-        let names = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID"];
-        let held =
-            [Capability::Chown, Capability::Kill, Capability::NetBindService, Capability::Setgid, Capability::Setuid];
-        let profile = seccomp::default_profile(&held.into());
+        let profile = profile();
         let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
         let namespaces = ["pid", "network", "ipc", "uts", "mount"].map(|kind| json!({ "type": kind }));
         json!({
             "ociVersion": "1.0.2",
             "process": {
                 "args": args, "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 },
-                "capabilities": { "bounding": names, "effective": names, "permitted": names },
+                "capabilities": { "bounding": HELD, "effective": HELD, "permitted": HELD },
                 "noNewPrivileges": true
             },
             "root": { "path": self.folder.path().join("rootfs") },
@@ -198,6 +207,12 @@ impl Bundle {
         command.arg("--root").arg(self.folder.path().join("state")).arg("run").arg("--bundle").arg(bundle).arg(id);
         command.stdin(Stdio::null());
         command
+    }
+
+    fn bare(&self) -> Result<Bare, String> {
+        let filter = seccomp::compile(&profile()).map_err(|error| error.to_string())?;
+        let capabilities = HELD.iter().fold(0, |set, held| set | 1 << capabilities::number(*held));
+        Ok(Bare { root: self.folder.path().join("rootfs"), capabilities, filter })
     }
 
     /// Containers a second.
@@ -250,58 +265,6 @@ impl Bundle {
         let kilobytes: f64 = line.and_then(|number| number.parse().ok()).ok_or(status.clone())?;
         Ok(kilobytes * 1024.0 / 1e6)
     }
-
-    /// What no runtime can do without, on cgroup v1; the least that leads from one program to the other.
-    fn bare(&self, round: usize) -> Result<(), String> {
-        let failed = |error: std::io::Error| format!("cannot make the bare container: {error}");
-        let groups: Vec<PathBuf> = CONTROLLERS
-            .iter()
-            .map(|controller| {
-                Path::new("/sys/fs/cgroup").join(controller).join(format!("roster-bare-{}-{round}", std::process::id()))
-            })
-            .filter(|group| group.parent().is_some_and(Path::exists))
-            .collect();
-        for group in &groups {
-            fs::create_dir(group).map_err(failed)?;
-        }
-        let flags =
-            libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
-        let root = self.folder.path().join("rootfs");
-        // SAFETY: the child allocates, which is sound while no other thread of this process does: there is none here.
-        let ended = match unsafe { sys::fork_into(flags, None) }.map_err(failed)? {
-            sys::Forked::Child => {
-                let error = bare_child(&groups, &root);
-                eprintln!("bench: {error}");
-                std::process::exit(1)
-            }
-            sys::Forked::Parent { pidfd, .. } => sys::wait(pidfd.as_fd()).map_err(failed)?,
-        };
-        for group in &groups {
-            fs::remove_dir(group).map_err(failed)?;
-        }
-        if ended == sys::WaitStatus::Code(0) { Ok(()) } else { Err(format!("the bare container ended with {ended:?}")) }
-    }
-}
-
-fn bare_child(groups: &[PathBuf], root: &Path) -> std::io::Error {
-    let entered = || -> std::io::Result<()> {
-        for group in groups {
-            fs::write(group.join("tasks"), "0")?;
-        }
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-        mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-        std::env::set_current_dir(root)?;
-        mount(Some("proc"), "proc", Some("proc"), MsFlags::empty(), None::<&str>)?;
-        nix::unistd::pivot_root(".", ".")?;
-        umount2(".", MntFlags::MNT_DETACH)?;
-        nix::unistd::sethostname("bench")?;
-        Ok(())
-    };
-    if let Err(error) = entered() {
-        return error;
-    }
-    let Err(error) = nix::unistd::execv(c"/bin/true", &[c"true"]);
-    error.into()
 }
 
 impl Drop for Bundle {

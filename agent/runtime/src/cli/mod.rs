@@ -18,7 +18,6 @@ use std::{
     ffi::OsString,
     io,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
@@ -171,28 +170,29 @@ impl Context {
 type Outcome = Result<u8, Error>;
 
 /// As runc's, for any error.
-const FAILED: u8 = 1;
+pub const FAILED: u8 = 1;
 
-pub fn main() -> ExitCode {
+/// Returns the exit code.
+pub fn main() -> u8 {
     let protected = own_file::protect(std::env::args_os());
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody can be told that telling failed.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { FAILED } else { 0 });
+            return if error.use_stderr() { FAILED } else { 0 };
         }
     };
     if cli.version {
         print!("{}", version());
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let log = Log::new(cli.global.log.clone(), cli.global.log_format);
     match protected.map_err(Error::from).and_then(|()| dispatch(cli)) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             log.error(&error.to_string());
-            ExitCode::from(FAILED)
+            FAILED
         }
     }
 }
