@@ -22,7 +22,7 @@ use roster_runtime::{process::capabilities, seccomp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{bare::Bare, median, run, wait_for};
+use super::{bare::Bare, median, wait_for};
 
 const ROUNDS: usize = 60;
 /// The kernel's locks for moving processes between cgroups go cold in less.
@@ -76,7 +76,7 @@ pub fn measure(with_peers: bool) -> Result<Measured, String> {
         let idles = round >= ROUNDS;
         for ((_, program), (warm, cold)) in programs.iter().zip(&mut times) {
             let times = if idles { cold } else { warm };
-            times.push(timed(idles, || run(&mut bundle.command(program, &one, &format!("one-{round}"))).map(drop))?);
+            times.push(timed(idles, || ended(&mut bundle.command(program, &one, &format!("one-{round}"))))?);
         }
         let times = if idles { &mut floor.1 } else { &mut floor.0 };
         times.push(timed(idles, || bare.run(round))?);
@@ -103,6 +103,12 @@ fn timed(idles: bool, work: impl FnOnce() -> Result<(), String>) -> Result<f64, 
     let began = Instant::now();
     work()?;
     Ok(began.elapsed().as_secs_f64() * 1000.0)
+}
+
+/// Without pipes, which would be made, read and closed in each of the times that are measured.
+fn ended(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|error| format!("cannot start {command:?}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
 }
 
 fn own_mounts() -> Result<(), String> {
@@ -205,7 +211,7 @@ impl Bundle {
     fn command(&self, program: &Path, bundle: &Path, id: &str) -> Command {
         let mut command = Command::new(program);
         command.arg("--root").arg(self.folder.path().join("state")).arg("run").arg("--bundle").arg(bundle).arg(id);
-        command.stdin(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
 
@@ -227,7 +233,7 @@ impl Bundle {
                 scope.spawn(move || {
                     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
                         let id = format!("many-{}", self.next.fetch_add(1, Ordering::Relaxed));
-                        run(&mut self.command(program, &bundle, &id))?;
+                        ended(&mut self.command(program, &bundle, &id))?;
                     }
                     Ok(())
                 })
