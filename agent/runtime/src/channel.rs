@@ -23,6 +23,7 @@ use nix::{
 
 use crate::{
     error::{StartError, Step},
+    seccomp::Filter,
     sys,
 };
 
@@ -38,6 +39,8 @@ pub enum Word {
     Namespaces,
     /// It may go on.
     Go,
+    /// What the maker has compiled for it meanwhile.
+    Filter(Filter),
     /// The master of its terminal.
     Terminal(OwnedFd),
     /// All is made; it waits to be started.
@@ -57,6 +60,7 @@ impl Word {
         Ok(Some(match tag {
             b'n' => Word::Namespaces,
             b'g' => Word::Go,
+            b'f' => Word::Filter(Filter::from_bytes(text).ok_or_else(misheard)?),
             b't' => Word::Terminal(descriptor.ok_or_else(misheard)?),
             b'w' => Word::Waiting,
             b'?' => Word::Warning(String::from_utf8_lossy(text).into_owned()),
@@ -105,6 +109,7 @@ impl Channel {
         let (tag, text, descriptor) = match word {
             Word::Namespaces => (b'n', Vec::new(), None),
             Word::Go => (b'g', Vec::new(), None),
+            Word::Filter(filter) => (b'f', filter.to_bytes(), None),
             Word::Terminal(master) => (b't', Vec::new(), Some(master.as_raw_fd())),
             Word::Waiting => (b'w', Vec::new(), None),
             Word::Warning(words) => (b'?', words.clone().into_bytes(), None),
@@ -168,6 +173,14 @@ impl Channel {
         self.say(word).step(step)?;
         match self.hear().step(step)? {
             Some(Word::Go) => Ok(()),
+            _ => Err(io::Error::other("it is gone")).step(step),
+        }
+    }
+
+    pub(crate) fn hear_filter(&self) -> Result<Filter, StartError> {
+        let step = || "be given the seccomp filter by the container's maker".to_owned();
+        match self.hear().step(step)? {
+            Some(Word::Filter(filter)) => Ok(filter),
             _ => Err(io::Error::other("it is gone")).step(step),
         }
     }

@@ -92,6 +92,9 @@ pub struct Birth<'a> {
     pub preserved: u32,
     pub no_pivot: bool,
     pub keep_keyring: bool,
+    /// The maker compiles the profile, and says what came of it: it has nothing else to do meanwhile, but it may be that
+    /// it does not know the profile.
+    pub hears_filter: bool,
     /// It is to have the host's programs beside its own root.
     pub toolbox: Option<Toolbox>,
 }
@@ -174,8 +177,12 @@ fn enter_namespaces(birth: &mut Birth<'_>, spec: &Spec) -> Result<Confinement, S
     if let Some(score) = process.and_then(Process::oom_score_adj) {
         scheduling::set_oom_score_adj(score)?;
     }
+    let filter = |profile| match birth.hears_filter {
+        true => birth.channel.hear_filter(),
+        false => seccomp::compile(profile),
+    };
     Ok(Confinement {
-        seccomp: linux.and_then(|linux| linux.seccomp().as_ref()).map(seccomp::compile).transpose()?,
+        seccomp: linux.and_then(|linux| linux.seccomp().as_ref()).map(filter).transpose()?,
         personality: linux.and_then(|linux| linux.personality().clone()),
         dies_with_parent: birth.dies_with_maker,
     })

@@ -163,7 +163,7 @@ proptest! {
     }
 
     #[test]
-    fn any_packet_is_a_word_or_an_error(packet in proptest::collection::vec(any::<u8>(), 0..200), tag in "[nogtw?+!]") {
+    fn any_packet_is_a_word_or_an_error(packet in proptest::collection::vec(any::<u8>(), 0..200), tag in "[nogftw?+!]") {
         let (here, there) = Channel::pair().expect("sockets");
         for packet in [packet.clone(), [tag.as_bytes(), &packet].concat()] {
             send(there.as_fd().as_raw_fd(), &packet, MsgFlags::empty()).expect("sent");

@@ -26,6 +26,7 @@ use crate::{
     namespaces::{Namespaces, map_ids},
     program::first_foreign,
     rootfs::HostMount,
+    seccomp,
     store::{Container, Record, START},
     sys, terminal,
 };
@@ -249,6 +250,7 @@ impl Maker<'_> {
                     preserved: self.making.preserve_fds,
                     no_pivot: self.making.no_pivot,
                     keep_keyring: self.making.no_new_keyring,
+                    hears_filter: true,
                     toolbox: None,
                 };
                 container::become_container(birth, || Ok(Cow::Borrowed(&self.bundle.spec)))
@@ -305,9 +307,13 @@ impl Maker<'_> {
         let mut unmapped = self.namespaces.is_new(LinuxNamespaceType::User);
         let mut terminal = None;
         let mut executing = false;
-        if !wait && !unmapped && !asks_maker(spec) {
-            // Nothing that is said wants an answer.
-            channel.await_end().step(step)?;
+        let mut asks = usize::from(unmapped) + usize::from(asks_maker(spec));
+        if asks == 0 {
+            self.say_filter(channel)?;
+            if !wait {
+                // Nothing that is said wants an answer.
+                channel.await_end().step(step)?;
+            }
         }
         loop {
             match channel.hear().step(step)? {
@@ -315,6 +321,10 @@ impl Maker<'_> {
                     map_ids(child, spec)?;
                     unmapped = false;
                     channel.say(&Word::Go).step(step)?;
+                    asks -= 1;
+                    if asks == 0 {
+                        self.say_filter(channel)?;
+                    }
                 }
                 Some(Word::Namespaces) if asks_maker(spec) => {
                     // By the standard's first version prestart hooks come when the container is made, and what waits
@@ -325,6 +335,7 @@ impl Maker<'_> {
                         hooks::run(stage_of(spec, stage), stage, &state)?;
                     }
                     channel.say(&Word::Go).step(step)?;
+                    self.say_filter(channel)?;
                 }
                 Some(Word::Terminal(master)) => terminal = Some(master),
                 Some(Word::Waiting) if wait => return Ok(terminal),
@@ -335,6 +346,17 @@ impl Maker<'_> {
                 None if executing => return Ok(terminal),
                 None => return Err(killed()),
             }
+        }
+    }
+    /// Beside the making of the namespaces.
+    fn say_filter(&self, channel: &Channel) -> Result<(), StartError> {
+        let Some(profile) = self.bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
+            return Ok(());
+        };
+        match channel.say(&Word::Filter(seccomp::compile(profile)?)) {
+            // It has ended, and said why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            said => said.step(|| "give the container's process its seccomp filter".to_owned()),
         }
     }
 }

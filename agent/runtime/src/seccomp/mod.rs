@@ -53,10 +53,35 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Its flags, then its instructions.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.flags.to_ne_bytes().to_vec();
+        for libc::sock_filter { code, jt, jf, k } in &self.program {
+            bytes.extend_from_slice(&code.to_ne_bytes());
+            bytes.extend_from_slice(&[*jt, *jf]);
+            bytes.extend_from_slice(&k.to_ne_bytes());
+        }
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (flags, instructions) = bytes.split_first_chunk()?;
+        let (instructions, rest) = instructions.as_chunks::<{ size_of::<libc::sock_filter>() }>();
+        let instruction = |[code1, code2, jt, jf, k @ ..]: &[u8; 8]| libc::sock_filter {
+            code: u16::from_ne_bytes([*code1, *code2]),
+            jt: *jt,
+            jf: *jf,
+            k: u32::from_ne_bytes(*k),
+        };
+        let program = instructions.iter().map(instruction).collect();
+        rest.is_empty().then(|| Self { program, flags: libc::c_ulong::from_ne_bytes(*flags) })
+    }
+}
+
 /// Makes the filter of a profile, or says what in it cannot be done.
 ///
-/// Best called before a process is forked for the container: it refuses a bad profile sooner, and in a fresh copy of
-/// a process most of its time would go into page faults.
+/// Best not called in a process that was just forked: there, most of its time goes into page faults.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, StartError> {
     let flags = compile::flags(profile)?;
     let program = program::assemble(compile::plan(profile)?);

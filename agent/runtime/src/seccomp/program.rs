@@ -43,45 +43,48 @@ pub(super) struct Plan {
     pub(super) ranges: Vec<Range>,
 }
 
+/// Written from its end: how far a jump leads is known once what it leads over is there.
 pub(super) fn assemble(plan: Plan) -> Vec<sock_filter> {
-    let mut program = vec![
-        load(offset_of!(libc::seccomp_data, arch)),
-        jump(libc::BPF_JEQ, NATIVE as u32, 1, 0),
-        answer(plan.foreign),
+    let mut reversed = Vec::new();
+    put_search(&plan.ranges, &mut reversed);
+    reversed.extend([
         load(offset_of!(libc::seccomp_data, nr)),
-    ];
-    append_search(plan.ranges, &mut program);
-    program
+        answer(plan.foreign),
+        jump(libc::BPF_JEQ, NATIVE as u32, 1, 0),
+        load(offset_of!(libc::seccomp_data, arch)),
+    ]);
+    reversed.reverse();
+    reversed
 }
 
 /// A binary tree, the lower half first: its root jumps over that.
-fn append_search(mut ranges: Vec<Range>, program: &mut Vec<sock_filter>) {
-    if ranges.len() < 2 {
-        return ranges.into_iter().for_each(|range| append_verdict(range.verdict, program));
+fn put_search(ranges: &[Range], reversed: &mut Vec<sock_filter>) {
+    if let [range] = ranges {
+        return put_verdict(&range.verdict, reversed);
     }
-    let upper = ranges.split_off(ranges.len() / 2);
-    let from = upper[0].from;
-    let mut lower_half = Vec::new();
-    append_search(ranges, &mut lower_half);
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let Some(first) = upper.first() else { return };
+    put_search(upper, reversed);
+    let over = reversed.len();
+    put_search(lower, reversed);
+    let over = reversed.len() - over;
     // Only the unconditional jump reaches farther than a byte.
-    match u8::try_from(lower_half.len()) {
-        Ok(length) => program.push(jump(libc::BPF_JGE, from, length, 0)),
-        Err(_) => program.extend([jump(libc::BPF_JGE, from, 0, 1), always_jump(lower_half.len() as u32)]),
+    match u8::try_from(over) {
+        Ok(over) => reversed.push(jump(libc::BPF_JGE, first.from, over, 0)),
+        Err(_) => reversed.extend([always_jump(over as u32), jump(libc::BPF_JGE, first.from, 0, 1)]),
     }
-    program.append(&mut lower_half);
-    append_search(upper, program);
 }
 
-fn append_verdict(verdict: Verdict, program: &mut Vec<sock_filter>) {
+fn put_verdict(verdict: &Verdict, reversed: &mut Vec<sock_filter>) {
     match verdict {
-        Verdict::Answer(value) => program.push(answer(value)),
+        Verdict::Answer(value) => reversed.push(answer(*value)),
         Verdict::ByArguments { rules, otherwise } => {
-            for (rule, value) in rules {
-                // Runs on into the next instruction if the arguments obey, and past it if they do not.
-                program.extend(BpfProgram::from(rule).into_iter().map(for_kernel));
-                program.push(answer(value));
+            reversed.push(answer(*otherwise));
+            for (rule, value) in rules.iter().rev() {
+                // Runs on into the answer if the arguments obey, and past it if they do not.
+                reversed.push(answer(*value));
+                reversed.extend(BpfProgram::from(rule.clone()).into_iter().rev().map(for_kernel));
             }
-            program.push(answer(otherwise));
         }
     }
 }

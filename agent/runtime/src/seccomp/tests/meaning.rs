@@ -4,7 +4,7 @@ use nix::libc;
 use oci_spec::runtime::LinuxSeccompAction;
 use serde_json::json;
 
-use super::{super::features, I386, NATIVE, X32_BIT, errno, filter, number, profile, refusal, run};
+use super::{super::features, Filter, I386, NATIVE, X32_BIT, errno, filter, number, profile, refusal, run};
 use crate::seccomp::compile;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -266,5 +266,23 @@ fn no_name_is_listed_that_the_crate_knows() {
     for (name, number) in compile::UNLISTED {
         assert!(syscalls::Sysno::from_str(name).is_err(), "{name}");
         assert_eq!(compile::number(name), Some(*number));
+    }
+}
+
+#[test]
+fn a_filter_is_the_same_after_it_was_sent() {
+    let sent = filter(json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "syscalls": [{ "names": ["read", "openat"], "action": "SCMP_ACT_ALLOW" }]
+    }));
+    let bytes = sent.to_bytes();
+    let heard = Filter::from_bytes(&bytes).expect("understood");
+    assert_eq!(heard.flags, sent.flags);
+    for at in NUMBERS {
+        assert_eq!(heard.answer(at, [0; 6]), sent.answer(at, [0; 6]), "number {at}");
+    }
+    for length in [0, 7, bytes.len() - 1] {
+        assert!(Filter::from_bytes(&bytes[..length]).is_none(), "{length} bytes");
     }
 }

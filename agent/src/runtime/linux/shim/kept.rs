@@ -51,6 +51,7 @@ fn begin(agent: &Agent, bundle: &BundleDir, cgroup: &CgroupDirs) -> Result<Optio
                 preserved: 0,
                 no_pivot: false,
                 keep_keyring: false,
+                hears_filter: false,
                 toolbox,
             };
             container::become_container(birth, || Ok(Cow::Owned(spec)))

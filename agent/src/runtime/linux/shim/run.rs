@@ -163,6 +163,7 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
                 preserved: 0,
                 no_pivot: false,
                 keep_keyring: false,
+                hears_filter: false,
                 toolbox: None,
             };
             container::become_container(birth, || {
