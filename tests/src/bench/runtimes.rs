@@ -44,8 +44,8 @@ pub struct Took {
     pub after_idling: f64,
     /// Containers a second, with [`WORKERS`].
     pub rate: f64,
-    /// Of the process, in MB; not measured for the bare calls.
-    pub peak_memory: Option<f64>,
+    /// Of the process, in MB.
+    pub peak_memory: f64,
 }
 
 #[derive(Debug)]
@@ -88,7 +88,7 @@ pub fn measure(with_peers: bool) -> Result<Measured, String> {
             back_to_back: median(warm).unwrap_or(f64::NAN),
             after_idling: median(cold).unwrap_or(f64::NAN),
             rate: bundle.many(program)?,
-            peak_memory: Some(bundle.peak_memory(program)?),
+            peak_memory: bundle.peak_memory(program)?,
         });
     }
     let ours = all.remove(0);

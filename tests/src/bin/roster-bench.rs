@@ -113,9 +113,11 @@ fn container(with_peers: bool) -> Result<Vec<Row>, String> {
     rows.push(Row::new("container", "run /bin/true", (ours.back_to_back, "ms"), Some(("bare", warm)), Aim::Times(0.5)));
     let idle = (ours.after_idling, "ms");
     rows.push(Row::new("container", "the same after an idle pause", idle, Some(("bare", cold)), Aim::Times(0.5)));
-    if let Some(peak) = ours.peak_memory {
-        let peer = measured.peers.iter().find_map(|peer| Some((peer.name, peer.peak_memory?)));
-        rows.push(Row::new("container", "peak memory of the runtime", (peak, "MB"), peer, Aim::AtMost(3.0)));
+    let peak = (ours.peak_memory, "MB");
+    let row = |peer| Row::new("container", "peak memory of the runtime", peak, peer, Aim::AtMost(3.0));
+    match &measured.peers[..] {
+        [] => rows.push(row(None)),
+        peers => rows.extend(peers.iter().map(|peer| row(Some((peer.name, peer.peak_memory))))),
     }
     Ok(rows)
 }
