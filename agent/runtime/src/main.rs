@@ -13,13 +13,15 @@ use std::{
 use nix::libc;
 
 /// In place of what std does before a `main` of its own: for a message about an overflown stack, which is a fault all the
-/// same, that reads and parses `/proc/self/maps`, a thirtieth of making a container. SIGPIPE ends this program as any
-/// other. What matters for safety is done here.
+/// same, that reads and parses `/proc/self/maps`, a thirtieth of making a container. The rest of it is done here.
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     if !open_standard_streams() {
         return c_int::from(roster_runtime::cli::FAILED);
     }
+    // A container is removed as well when whoever read its output is gone.
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let code = roster_runtime::cli::main();
     // Nobody can be told that it failed.
     let _ = io::stdout().flush();

@@ -65,6 +65,20 @@ fn run_passes_on_streams_signals_and_the_exit_code() {
     assert_eq!(ended.code, 137, "as a shell says for SIGKILL: {ended:?}");
 }
 
+/// Else what the runtime opens next is taken for its standard output, and the container's.
+#[test]
+fn closed_standard_streams_are_nobodys() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.shell("for fd in 0 1 2; do leads=$(readlink /proc/$$/fd/$fd); echo $leads >> /streams; done");
+    let runtime = bundle.command(&["run", "one"]);
+    let mut closing = std::process::Command::new("sh");
+    closing.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+    let status = closing.current_dir(bundle.path()).status().expect("it runs");
+    assert_eq!(status.code(), Some(0));
+    let streams = std::fs::read_to_string(bundle.image("streams")).expect("written");
+    assert_eq!(streams, "/dev/null\n".repeat(3));
+}
+
 #[test]
 fn a_container_is_paused_and_goes_on() {
     let mut bundle = Bundle::new(&[]);

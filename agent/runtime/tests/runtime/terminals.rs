@@ -91,3 +91,16 @@ fn what_a_terminal_shows_is_passed_through() {
     let text = ended.out.replace("\r\n", "\n");
     assert!(text.contains("/dev/pts/0\n") && text.ends_with("got typed\n"), "{text:?}");
 }
+
+#[test]
+fn a_container_is_removed_though_nobody_reads_its_terminal_any_more() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.shell("while :; do echo more; done");
+    bundle.set("/process/terminal", json!(true));
+    let mut child = bundle.spawn(&["run", "one"]);
+    drop(child.stdout.take());
+    let ended = crate::harness::said(child.wait_with_output().expect("it ends"));
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.err.contains("watch the program"), "{ended:?}");
+    assert!(bundle.ok(&["list", "-q"]).is_empty(), "it is gone");
+}
