@@ -2,7 +2,8 @@
 //!
 //! `Spec` and `Process` are filled here field by field, and not by their own reading: that judges one field of `process`
 //! by a regular expression, whose tables of Unicode were a third of the program and most of what is relocated each time
-//! it starts.
+//! it starts. The id maps that oci-spec has at the top are in no version of the standard: they are ignored as any unknown
+//! field.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -26,7 +27,7 @@ pub fn parse_process(json: &[u8]) -> serde_json::Result<Process> {
     serde_json::from_slice::<ProcessFields>(json).map(Process::from)
 }
 
-/// What an error says of it is as of the type that it is read for.
+/// Errors name the type that is asked for, not this one.
 #[derive(Deserialize)]
 #[serde(expecting = "struct Spec", rename_all = "camelCase")]
 struct Config {
@@ -123,7 +124,9 @@ impl From<ProcessFields> for Process {
 impl From<Affinity> for ExecCPUAffinity {
     fn from(affinity: Affinity) -> Self {
         let mut all = Self::default();
-        all.set_initial(affinity.initial).set_cpu_affinity_final(affinity.after);
+        // By the standard an empty list is as good as none.
+        let some = |list: Option<String>| list.filter(|cpus| !cpus.is_empty());
+        all.set_initial(some(affinity.initial)).set_cpu_affinity_final(some(affinity.after));
         all
     }
 }
@@ -154,10 +157,8 @@ pub fn check(spec: &Spec) -> Result<(), StartError> {
 
 pub fn check_process(process: &Process) -> Result<(), StartError> {
     let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
-    [affinity.initial(), affinity.cpu_affinity_final()]
-        .into_iter()
-        .flatten()
-        .try_for_each(|cpus| cpu_mask(cpus).map(drop))
+    let lists = [affinity.initial(), affinity.cpu_affinity_final()];
+    lists.into_iter().flatten().try_for_each(|cpus| cpu_mask(cpus).map(drop))
 }
 
 #[cfg(test)]

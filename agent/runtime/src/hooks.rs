@@ -212,7 +212,7 @@ fn spawn(command: &Command, stdin: OwnedFd, output: OwnedFd) -> io::Result<Owned
     }
 }
 
-/// The standard three were open in the parent, as std sees to: the pipes have other numbers.
+/// The standard three were open in the parent, as its main sees to: the pipes have other numbers.
 fn exec(command: &Command, stdin: OwnedFd, output: OwnedFd) -> io::Result<Infallible> {
     sys::place_at(&stdin, libc::STDIN_FILENO)?;
     sys::place_at(&output, libc::STDOUT_FILENO)?;

@@ -5,6 +5,9 @@
 #[cfg(early_entry)]
 mod entry;
 
+#[cfg(not(target_env = "gnu"))]
+compile_error!("without std's own main, only with glibc std knows the program's arguments");
+
 use std::{
     ffi::{c_char, c_int},
     io::{self, Write},

@@ -138,7 +138,7 @@ fn ranges(entries: &[Entry], named: &[(u32, usize)], default: &SeccompAction, fo
     let otherwise = Answer::from(default.clone());
     let mut ranges = Vec::new();
     extend(&mut ranges, 0, Verdict::Answer(otherwise));
-    // What nothing is said about by an entry that names it is known to the profile all the same.
+    // A call that only redundant entries name is known to the profile all the same.
     for of_one in named.chunk_by(|(one, _), (other, _)| one == other) {
         let number = of_one[0].0;
         extend(&mut ranges, number, verdict(of_one.iter().map(|(_, at)| &entries[*at]), otherwise));

@@ -1,6 +1,6 @@
 //! The container's system call filter: `linux.seccomp` of config.json made into one BPF program, and loaded.
 //!
-//! [`compile()`] is pure and fails before anything has been made; [`Filter::load`] is one system call. The meaning of a
+//! [`compile()`] is pure; [`Filter::load`] is one system call. The meaning of a
 //! profile is that of libseccomp as runc drives it (see `compile.rs`). Whatever the profile, there is one program:
 //! the system call's number is looked up in a binary tree of ranges that share an answer, so that a profile of
 //! hundreds of names costs some ten instructions a call, and the kernel's own cache of numbers that are always
@@ -51,9 +51,7 @@ impl Filter {
         sys::set_seccomp_filter(&self.program, self.flags)
             .step(|| "load the seccomp filter (takes noNewPrivileges or CAP_SYS_ADMIN)".to_owned())
     }
-}
 
-impl Filter {
     /// Its flags, then its instructions.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.flags.to_ne_bytes().to_vec();
