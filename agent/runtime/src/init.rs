@@ -55,8 +55,8 @@ pub(crate) fn run(program: &Program, maker: &Channel, ended: Option<&OwnedFd>) -
             drop(pidfd);
             // SAFETY: this process ends by exit(3) below.
             unsafe { maker.close_copy() };
-            if program.take_on(maker).is_err() {
-                // The program meets the same failure and reports it.
+            // The program meets the same failure and reports it, as it does what is left out.
+            if program.take_on(|_| Ok(())).is_err() {
                 std::process::exit(EXIT_NOT_RUN);
             }
             let how = pass_on(child);

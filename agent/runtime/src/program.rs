@@ -61,7 +61,7 @@ impl Program {
 
     /// Becomes the program. Every descriptor but its own and the channel must be closed.
     pub(crate) fn exec(&self, maker: &Channel) -> Result<Infallible, StartError> {
-        self.take_on(maker)?;
+        self.take_on(|left_out| maker.say(&Word::Warning(left_out)).step(|| "tell the container's maker".to_owned()))?;
         let args = c_strings(&self.args)?;
         let env = c_strings(&self.env)?;
         maker.say(&Word::Executing).step(|| "tell the container's maker".to_owned())?;
@@ -89,8 +89,8 @@ impl Program {
         if self.candidates().iter().any(is_here) { Ok(()) } else { Err(self.not_found()) }
     }
 
-    /// Working directory, limits, identity, privileges.
-    pub(crate) fn take_on(&self, maker: &Channel) -> Result<(), StartError> {
+    /// Working directory, limits, identity, privileges. What of these cannot be had, and need not, is warned of.
+    pub(crate) fn take_on(&self, mut warn: impl FnMut(String) -> Result<(), StartError>) -> Result<(), StartError> {
         enter_directory(self.process.cwd())?;
         self.schedule()?;
         // Without no_new_privs only CAP_SYS_ADMIN may load it, which the program may not have.
@@ -99,7 +99,7 @@ impl Program {
         }
         self.own_streams()?;
         for left_out in privileges::take_on(&self.ids, &self.process)? {
-            maker.say(&Word::Warning(left_out.to_string())).step(|| "tell the container's maker".to_owned())?;
+            warn(left_out.to_string())?;
         }
         if self.process.no_new_privileges() == Some(true) {
             privileges::forbid_new_privileges()?;
