@@ -27,8 +27,10 @@ use crate::{
     sys,
 };
 
-/// A packet, and above all an error's words, is far smaller.
+/// An error's words are far fewer.
 const LARGEST: usize = 64 * 1024;
+/// The longest packet that is not words: a tag, and a filter's flags and instructions.
+const _: () = assert!(1 + size_of::<libc::c_ulong>() + libc::BPF_MAXINSNS as usize * 8 <= LARGEST);
 
 /// As a shell says for a program that cannot be run.
 pub const EXIT_NOT_RUN: i32 = 127;
@@ -140,9 +142,8 @@ impl Channel {
             });
             match heard {
                 Ok(heard) => break heard,
-                Err(nix::Error::EINTR) => {}
-                // A process that was killed with something unread.
-                Err(nix::Error::ECONNRESET) => return Ok(None),
+                // The other end was closed with something unread, which is told before what it said: that comes next.
+                Err(nix::Error::EINTR | nix::Error::ECONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }
         };

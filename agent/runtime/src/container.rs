@@ -92,8 +92,7 @@ pub struct Birth<'a> {
     pub preserved: u32,
     pub no_pivot: bool,
     pub keep_keyring: bool,
-    /// The maker compiles the profile, and says what came of it: it has nothing else to do meanwhile, but it may be that
-    /// it does not know the profile.
+    /// The maker compiles the seccomp profile meanwhile and sends the filter. One that has not read the spec cannot.
     pub hears_filter: bool,
     /// It is to have the host's programs beside its own root.
     pub toolbox: Option<Toolbox>,

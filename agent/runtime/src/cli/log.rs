@@ -2,11 +2,7 @@
 //!
 //! containerd and dockerd read the last error of a JSON log to tell their users.
 
-use std::{
-    fs::OpenOptions,
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::{fs::OpenOptions, io::Write, path::PathBuf};
 
 use clap::ValueEnum;
 use jiff::Timestamp;
@@ -33,14 +29,14 @@ impl Log {
     }
 
     fn say(&self, level: &str, words: &str) {
-        eprintln!("roster-runtime: {words}");
+        super::tell(words);
         let Some(path) = &self.file else { return };
         let line = line(self.format, level, words, Timestamp::now());
         let written =
             OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| file.write_all(&line));
         if let Err(error) = written {
             // The last place there is to say it.
-            let _ = writeln!(io::stderr(), "roster-runtime: cannot write {}: {error}", path.display());
+            super::tell(&format!("cannot write {}: {error}", path.display()));
         }
     }
 }

@@ -348,17 +348,23 @@ impl Maker<'_> {
             }
         }
     }
+
     /// Beside the making of the namespaces.
     fn say_filter(&self, channel: &Channel) -> Result<(), StartError> {
         let Some(profile) = self.bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
             return Ok(());
         };
         match channel.say(&Word::Filter(seccomp::compile(profile)?)) {
-            // It has ended, and said why.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            // It has ended, and said why, or was killed.
+            Err(error) if is_gone(&error) => Ok(()),
             said => said.step(|| "give the container's process its seccomp filter".to_owned()),
         }
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset)
 }
 
 /// For the children born from now on.

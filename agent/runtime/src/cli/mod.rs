@@ -16,7 +16,7 @@ mod update;
 
 use std::{
     ffi::OsString,
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -248,9 +248,14 @@ fn dispatch(cli: Cli) -> Outcome {
     }
 }
 
+/// On standard error, where somebody may have stopped listening: that ends nothing.
+fn tell(words: &str) {
+    let _ = writeln!(io::stderr(), "roster-runtime: {words}");
+}
+
 /// Of what does not stop a command.
 fn warn(words: &str) {
-    eprintln!("roster-runtime: warning: {words}");
+    tell(&format!("warning: {words}"));
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
@@ -258,7 +263,6 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 }
 
 fn print(value: &impl serde::Serialize) -> Outcome {
-    use std::io::Write;
     let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::from).doing(|| "write JSON".to_owned())?;
     text.push(b'\n');
     io::stdout().write_all(&text).doing(|| "write to standard output".to_owned())?;

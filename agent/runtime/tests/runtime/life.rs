@@ -143,6 +143,50 @@ fn what_cannot_run_is_said_and_leaves_nothing() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("config.json is not understood"));
 }
 
+/// The maker has sent it the filter by then, which it has not heard.
+#[test]
+fn what_fails_in_the_process_is_said_under_a_filter_too() {
+    let mut bundle = Bundle::new(&["/bin/true"]);
+    bundle.set("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW" }));
+    bundle.set("/hostname", json!("h".repeat(65)));
+    let range = json!([{ "containerID": 0, "hostID": 200_000, "size": 65536 }]);
+    bundle.set("/linux/uidMappings", range.clone());
+    bundle.set("/linux/gidMappings", range);
+    let namespaces = ["pid", "network", "ipc", "uts", "mount", "user"].map(|kind| json!({ "type": kind }));
+    for (namespaces, hooks) in [
+        (&namespaces[..5], json!({})),
+        (&namespaces[..], json!({})),
+        (&namespaces[..5], json!({ "createRuntime": [{ "path": "/bin/true" }] })),
+        (&namespaces[..], json!({ "createRuntime": [{ "path": "/bin/true" }] })),
+    ] {
+        bundle.set("/linux/namespaces", json!(namespaces));
+        bundle.set("/hooks", hooks);
+        for verb in ["create", "run"] {
+            let said = bundle.refused(&[verb, "one"]);
+            assert!(said.contains("set the host name"), "{verb}: {said}");
+        }
+    }
+    assert!(bundle.ok(&["list", "-q"]).is_empty());
+}
+
+#[test]
+fn a_capability_that_cannot_be_had_is_warned_of_once() {
+    for init in [false, true] {
+        let mut bundle = Bundle::new(&[]);
+        bundle.shell("exit 5");
+        bundle.set("/annotations", if init { json!({ "org.roster.init": "" }) } else { json!({}) });
+        let runtime = bundle.command(&["run", "one"]);
+        let mut without = std::process::Command::new("setpriv");
+        without.arg("--bounding-set=-audit_write").arg(runtime.get_program()).args(runtime.get_args());
+        let ended = said(without.current_dir(bundle.path()).stdin(Stdio::null()).output().expect("it runs"));
+        assert_eq!(ended.code, 5, "{ended:?}");
+        for set in ["bounding", "permitted", "effective"] {
+            let warning = format!("warning: left out of the {set} capabilities: CAP_AUDIT_WRITE");
+            assert_eq!(ended.err.matches(&warning).count(), 1, "{ended:?}");
+        }
+    }
+}
+
 #[test]
 fn without_a_process_it_can_be_created_but_not_started() {
     let mut bundle = Bundle::new(&[]);

@@ -104,3 +104,14 @@ fn a_container_is_removed_though_nobody_reads_its_terminal_any_more() {
     assert!(ended.err.contains("watch the program"), "{ended:?}");
     assert!(bundle.ok(&["list", "-q"]).is_empty(), "it is gone");
 }
+
+#[test]
+fn a_container_is_removed_though_nobody_hears_a_warning_any_more() {
+    let mut bundle = Bundle::new(&["/bin/true"]);
+    let fails = bundle.script("fails", "exit 1");
+    bundle.set("/hooks", json!({ "poststop": [{ "path": fails }] }));
+    let mut child = bundle.spawn(&["run", "one"]);
+    drop(child.stderr.take());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(bundle.ok(&["list", "-q"]).is_empty(), "it is gone");
+}
