@@ -50,6 +50,9 @@ impl Bare {
         };
         for (controller, limits) in LIMITS {
             let group = group(controller);
+            if !group.parent().is_some_and(Path::exists) {
+                return Err(format!("the floor is measured on cgroup v1, and {controller} is not there"));
+            }
             fs::create_dir(&group).map_err(failed)?;
             limits.iter().try_for_each(|(file, limit)| fs::write(group.join(file), limit)).map_err(failed)?;
         }

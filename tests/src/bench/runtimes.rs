@@ -275,6 +275,8 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
+        // Else its folder stays. The mount ends with this process as well.
+        let _ = umount2(&self.folder.path().join("state"), MntFlags::MNT_DETACH);
         for root in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             // Absent where there was nothing to make.
             let _ = fs::remove_dir(root.path().join(self.cgroup.trim_start_matches('/')));
