@@ -1,10 +1,18 @@
 //! A container's states, and which command fits which.
 
-use std::{fs, os::unix::process::ExitStatusExt, process::Stdio};
+use std::{
+    fs,
+    os::unix::process::{CommandExt, ExitStatusExt},
+    process::Stdio,
+};
 
+use nix::libc;
+use roster_runtime::sys;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, said, until};
+
+const CAP_AUDIT_WRITE: libc::c_ulong = 29;
 
 #[test]
 fn a_container_goes_from_created_to_running_to_stopped() {
@@ -147,6 +155,7 @@ fn what_cannot_run_is_said_and_leaves_nothing() {
 #[test]
 fn what_fails_in_the_process_is_said_under_a_filter_too() {
     let mut bundle = Bundle::new(&["/bin/true"]);
+    let hook = bundle.script("hook", "exit 0");
     bundle.set("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW" }));
     bundle.set("/hostname", json!("h".repeat(65)));
     let range = json!([{ "containerID": 0, "hostID": 200_000, "size": 65536 }]);
@@ -156,8 +165,8 @@ fn what_fails_in_the_process_is_said_under_a_filter_too() {
     for (namespaces, hooks) in [
         (&namespaces[..5], json!({})),
         (&namespaces[..], json!({})),
-        (&namespaces[..5], json!({ "createRuntime": [{ "path": "/bin/true" }] })),
-        (&namespaces[..], json!({ "createRuntime": [{ "path": "/bin/true" }] })),
+        (&namespaces[..5], json!({ "createRuntime": [{ "path": hook }] })),
+        (&namespaces[..], json!({ "createRuntime": [{ "path": hook }] })),
     ] {
         bundle.set("/linux/namespaces", json!(namespaces));
         bundle.set("/hooks", hooks);
@@ -175,10 +184,10 @@ fn a_capability_that_cannot_be_had_is_warned_of_once() {
         let mut bundle = Bundle::new(&[]);
         bundle.shell("exit 5");
         bundle.set("/annotations", if init { json!({ "org.roster.init": "" }) } else { json!({}) });
-        let runtime = bundle.command(&["run", "one"]);
-        let mut without = std::process::Command::new("setpriv");
-        without.arg("--bounding-set=-audit_write").arg(runtime.get_program()).args(runtime.get_args());
-        let ended = said(without.current_dir(bundle.path()).stdin(Stdio::null()).output().expect("it runs"));
+        let mut without = bundle.command(&["run", "one"]);
+        // SAFETY: one system call, between fork and exec.
+        unsafe { without.pre_exec(|| sys::prctl(libc::PR_CAPBSET_DROP, CAP_AUDIT_WRITE)) };
+        let ended = said(without.stdin(Stdio::null()).output().expect("it runs"));
         assert_eq!(ended.code, 5, "{ended:?}");
         for set in ["bounding", "permitted", "effective"] {
             let warning = format!("warning: left out of the {set} capabilities: CAP_AUDIT_WRITE");
