@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! maker ─ clone3: pid and user namespace, cgroup v2
-//!   └ joins and makes namespaces, joins the cgroup v1
-//!       ├ prestart, createRuntime hooks (the maker runs them)
+//!   └ joins the cgroup v1, joins and makes namespaces
+//!       ├ prestart, createRuntime hooks (the maker runs them); the seccomp filter (the maker may compile it meanwhile)
 //!       ├ mounts; createContainer hooks; terminal; pivot_root
 //!       ├ waits to be started, when it is only created
 //!       └ startContainer hooks; identity, privileges, seccomp; exec
