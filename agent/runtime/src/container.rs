@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! maker ─ clone3: pid and user namespace, cgroup v2
-//!   └ joins the cgroup v1, joins and makes namespaces
+//!   └ joins namespaces, joins the cgroup v1, makes namespaces
 //!       ├ prestart, createRuntime hooks (the maker runs them); the seccomp filter (the maker may compile it meanwhile)
 //!       ├ mounts; createContainer hooks; terminal; pivot_root
 //!       ├ waits to be started, when it is only created
