@@ -1,6 +1,10 @@
 //! How a process is told from a later one of the same pid.
 
-use std::{fs, io, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::OwnedFd,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +58,10 @@ struct Stat {
 
 impl Stat {
     fn read(pid: u32) -> io::Result<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
+        // Room for any line, or it is read in many small pieces.
+        let mut text = String::with_capacity(1024);
+        File::open(format!("/proc/{pid}/stat"))?.read_to_string(&mut text)?;
+        Self::parse(&text)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood")))
     }
 

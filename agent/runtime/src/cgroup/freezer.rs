@@ -19,7 +19,8 @@ use std::{
 use super::{
     CgroupDirs, Hierarchies,
     dirs::if_present,
-    hierarchies::{FREEZER, Layout, below_root, make, v1_root},
+    hierarchies::{Layout, below_root, make},
+    roots::FREEZER,
 };
 use crate::error::{StartError, Step};
 
@@ -55,7 +56,7 @@ impl Hierarchies {
         let path = below_root(path)?;
         Ok(match &self.layout {
             Layout::V2(root) => Freezer::V2(root.join(path)),
-            Layout::V1(mounts) => Freezer::V1(v1_root(mounts, FREEZER)?.join(path)),
+            Layout::V1(roots) => Freezer::V1(roots.need(FREEZER)?.join(path)),
         })
     }
 }

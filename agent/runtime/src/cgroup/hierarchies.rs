@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cgroups_rs::fs::hierarchies::{Mountinfo, UNIFIED_MOUNTPOINT, is_cgroup2_unified_mode, mountinfo_self};
+use cgroups_rs::fs::hierarchies::{UNIFIED_MOUNTPOINT, is_cgroup2_unified_mode};
 use oci_spec::runtime::LinuxResources;
 
 use super::{
     CgroupDirs, Version, delegation, device_program,
     devices::{self, Rule},
     resources::{self, Write},
+    roots::{ALWAYS, MAYBE, Roots},
     write,
 };
 use crate::{
@@ -21,11 +22,6 @@ use crate::{
     sys,
 };
 
-/// Every container has these: kills go by pids, so it is first; lack of memory is counted by memory.
-const ALWAYS: [&str; 3] = ["pids", "memory", "cpu"];
-/// Those of v1 in which a container may have a group as well.
-const MAYBE: [&str; 8] = ["cpuset", "blkio", "devices", "hugetlb", "net_cls", "net_prio", "rdma", FREEZER];
-pub(super) const FREEZER: &str = "freezer";
 /// How long moving a container's processes may take: each one waits for a grace period of the kernel.
 const GATHERING_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -37,7 +33,7 @@ pub struct Hierarchies {
 
 #[derive(Debug)]
 pub(super) enum Layout {
-    V1(Vec<Mountinfo>),
+    V1(Roots),
     V2(PathBuf),
 }
 
@@ -46,11 +42,7 @@ impl Hierarchies {
         if is_cgroup2_unified_mode() {
             return Ok(Self { layout: Layout::V2(PathBuf::from(UNIFIED_MOUNTPOINT)) });
         }
-        let mounts = mountinfo_self();
-        for controller in ALWAYS {
-            v1_root(&mounts, controller)?;
-        }
-        Ok(Self { layout: Layout::V1(mounts) })
+        Ok(Self { layout: Layout::V1(Roots::find()?) })
     }
 
     pub fn is_v2(&self) -> bool {
@@ -69,12 +61,12 @@ impl Hierarchies {
     /// asks here again.
     pub fn dirs(&self, path: &Path) -> Result<CgroupDirs, StartError> {
         let path = below_root(path)?;
-        let mounts = match &self.layout {
+        let roots = match &self.layout {
             Layout::V2(root) => return Ok(CgroupDirs(vec![root.join(path)])),
-            Layout::V1(mounts) => mounts,
+            Layout::V1(roots) => roots,
         };
-        let mut dirs = v1_dirs(mounts, &ALWAYS, path)?;
-        for root in MAYBE.iter().filter_map(|controller| find_v1_root(mounts, controller)) {
+        let mut dirs = v1_dirs(roots, &ALWAYS, path)?;
+        for root in MAYBE.iter().filter_map(|controller| roots.get(controller)) {
             let dir = root.join(path);
             // Controllers may share a mount.
             if !dirs.contains(&dir) && dir.exists() {
@@ -89,7 +81,7 @@ impl Hierarchies {
         let parent = below_root(parent)?;
         let dirs = match &self.layout {
             Layout::V2(root) => vec![root.join(parent)],
-            Layout::V1(mounts) => v1_dirs(mounts, &ALWAYS, parent)?,
+            Layout::V1(roots) => v1_dirs(roots, &ALWAYS, parent)?,
         };
         let mut names = Vec::new();
         for dir in dirs {
@@ -120,9 +112,9 @@ impl Hierarchies {
         let mut writes = resources::writes(resources, self.version())?;
         let mut made = Vec::new();
         let created = match &self.layout {
-            Layout::V1(mounts) => devices::v1_writes(&rules).and_then(|devices| {
+            Layout::V1(roots) => devices::v1_writes(&rules).and_then(|devices| {
                 writes.extend(devices);
-                create_v1(mounts, path, &writes, &mut made)
+                create_v1(roots, path, &writes, &mut made)
             }),
             Layout::V2(root) => create_v2(root, path, &writes, &rules, &mut made),
         };
@@ -140,13 +132,13 @@ impl Hierarchies {
         let memory = resources.memory().as_ref();
         if let Some(memory) = memory.filter(|memory| memory.check_before_update() == Some(true)) {
             let file = match &self.layout {
-                Layout::V1(mounts) => v1_root(mounts, "memory")?.join(path).join("memory.usage_in_bytes"),
+                Layout::V1(roots) => roots.need("memory")?.join(path).join("memory.usage_in_bytes"),
                 Layout::V2(_) => home.join("memory.current"),
             };
             resources::refuse_less_than_used(memory, read_number(&file)?)?;
         }
         match &self.layout {
-            Layout::V1(mounts) => update_v1(mounts, path, &writes, &CgroupDirs(vec![home])),
+            Layout::V1(roots) => update_v1(roots, path, &writes, &CgroupDirs(vec![home])),
             Layout::V2(root) => {
                 delegation::enable(root, &home, &needed_v2(&writes))?;
                 write::apply(&writes, |_| Ok(home.clone()))
@@ -158,7 +150,7 @@ impl Hierarchies {
     pub(super) fn home(&self, path: &Path) -> Result<PathBuf, StartError> {
         let path = below_root(path)?;
         let home = match &self.layout {
-            Layout::V1(mounts) => v1_root(mounts, ALWAYS[0])?.join(path),
+            Layout::V1(roots) => roots.need(ALWAYS[0])?.join(path),
             Layout::V2(root) => root.join(path),
         };
         fs::metadata(&home).step(|| format!("find the cgroup {}", home.display()))?;
@@ -166,18 +158,13 @@ impl Hierarchies {
     }
 }
 
-fn create_v1(
-    mounts: &[Mountinfo],
-    path: &Path,
-    writes: &[Write],
-    made: &mut Vec<PathBuf>,
-) -> Result<CgroupDirs, StartError> {
+fn create_v1(roots: &Roots, path: &Path, writes: &[Write], made: &mut Vec<PathBuf>) -> Result<CgroupDirs, StartError> {
     let mut controllers = ALWAYS.to_vec();
     controllers.extend(writes.iter().map(|write| write.controller.as_str()));
-    let dirs = CgroupDirs(v1_dirs(mounts, &controllers, path)?);
+    let dirs = CgroupDirs(v1_dirs(roots, &controllers, path)?);
     make_all(&dirs, made)?;
-    fill_cpuset(mounts, path, &dirs)?;
-    write::apply(writes, |controller| Ok(v1_root(mounts, controller)?.join(path)))?;
+    fill_cpuset(roots, path, &dirs)?;
+    write::apply(writes, |controller| Ok(roots.need(controller)?.join(path)))?;
     Ok(dirs)
 }
 
@@ -207,16 +194,16 @@ pub(super) fn restrict_devices(group: &Path, rules: &[Rule]) -> Result<(), Start
 }
 
 /// A group that is new to the container gets its processes once its limits are set.
-fn update_v1(mounts: &[Mountinfo], path: &Path, writes: &[Write], home: &CgroupDirs) -> Result<(), StartError> {
+fn update_v1(roots: &Roots, path: &Path, writes: &[Write], home: &CgroupDirs) -> Result<(), StartError> {
     let controllers: Vec<&str> = writes.iter().map(|write| write.controller.as_str()).collect();
-    let dirs = CgroupDirs(v1_dirs(mounts, &controllers, path)?);
+    let dirs = CgroupDirs(v1_dirs(roots, &controllers, path)?);
     let new: Vec<&PathBuf> = dirs.0.iter().filter(|dir| !dir.exists()).collect();
     let mut made = Vec::new();
     for dir in &new {
         make(dir, &mut made)?;
     }
-    let updated = fill_cpuset(mounts, path, &dirs)
-        .and_then(|()| write::apply(writes, |controller| Ok(v1_root(mounts, controller)?.join(path))));
+    let updated = fill_cpuset(roots, path, &dirs)
+        .and_then(|()| write::apply(writes, |controller| Ok(roots.need(controller)?.join(path))));
     if let Err(error) = updated {
         return Err(remove_made(made, error));
     }
@@ -278,8 +265,8 @@ fn remove_made(made: Vec<PathBuf>, error: StartError) -> StartError {
 }
 
 /// A new v1 cpuset has no processors and no memory, and nothing can join it: it and those above get what is above them.
-fn fill_cpuset(mounts: &[Mountinfo], path: &Path, dirs: &CgroupDirs) -> Result<(), StartError> {
-    let Some(root) = find_v1_root(mounts, "cpuset") else { return Ok(()) };
+fn fill_cpuset(roots: &Roots, path: &Path, dirs: &CgroupDirs) -> Result<(), StartError> {
+    let Some(root) = roots.get("cpuset") else { return Ok(()) };
     if !dirs.0.contains(&root.join(path)) {
         return Ok(());
     }
@@ -302,32 +289,15 @@ fn fill_cpuset(mounts: &[Mountinfo], path: &Path, dirs: &CgroupDirs) -> Result<(
 }
 
 /// Without repetition, as controllers may share a mount.
-fn v1_dirs(mounts: &[Mountinfo], controllers: &[&str], path: &Path) -> Result<Vec<PathBuf>, StartError> {
+fn v1_dirs(roots: &Roots, controllers: &[&str], path: &Path) -> Result<Vec<PathBuf>, StartError> {
     let mut dirs = Vec::new();
     for controller in controllers {
-        let dir = v1_root(mounts, controller)?.join(path);
+        let dir = roots.need(controller)?.join(path);
         if !dirs.contains(&dir) {
             dirs.push(dir);
         }
     }
     Ok(dirs)
-}
-
-fn find_v1_root<'a>(mounts: &'a [Mountinfo], controller: &str) -> Option<&'a Path> {
-    mounts
-        .iter()
-        .find(|mount| mount.super_opts.iter().any(|option| option == controller))
-        .map(|mount| mount.mount_point.as_path())
-}
-
-pub(super) fn v1_root<'a>(mounts: &'a [Mountinfo], controller: &str) -> Result<&'a Path, StartError> {
-    find_v1_root(mounts, controller).ok_or_else(|| {
-        let reason = format!(
-            "it is not mounted: mount it (mount -t cgroup -o {controller} cgroup {UNIFIED_MOUNTPOINT}/{controller}), \
-             or leave out what needs it"
-        );
-        StartError::impossible(format!("using the cgroup controller {controller}"), reason)
-    })
 }
 
 /// Without the leading slash; never the root itself, nor outside of it.

@@ -21,6 +21,7 @@ mod dirs;
 mod freezer;
 mod hierarchies;
 pub mod resources;
+mod roots;
 mod stats;
 mod write;
 
