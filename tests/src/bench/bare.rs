@@ -43,10 +43,10 @@ pub struct Bare {
 }
 
 impl Bare {
-    pub fn run(&self, round: usize) -> Result<(), String> {
+    pub fn run(&self) -> Result<(), String> {
         let failed = |error: io::Error| format!("cannot make the bare container: {error}");
         let group = |controller: &str| {
-            Path::new("/sys/fs/cgroup").join(controller).join(format!("roster-bare-{}-{round}", std::process::id()))
+            Path::new("/sys/fs/cgroup").join(controller).join(format!("roster-bare-{}", std::process::id()))
         };
         for (controller, limits) in LIMITS {
             let group = group(controller);

@@ -1,7 +1,8 @@
 //! One container that runs `/bin/true`: roster-runtime beside Debian's runc and crun, and beside the bare system calls.
 //!
 //! The same bundle for all of them: five namespaces, limits of pids, memory and cpu, the default seccomp profile. They
-//! take turns, so that what else the machine does meets all alike.
+//! take turns, so that what else the machine does meets all alike, but by series: what one does to the caches and to the
+//! kernel's locks (moving a process between cgroups of v1 warms them for a while) is not to be another's gain or loss.
 
 use std::{
     fs,
@@ -24,13 +25,16 @@ use tempfile::TempDir;
 
 use super::{bare::Bare, median, wait_for};
 
-const ROUNDS: usize = 60;
+/// Back to back: each start but the first, which is not counted, follows one of its own kind.
+const SERIES: usize = 12;
+const IN_A_SERIES: usize = 10;
 /// The kernel's locks for moving processes between cgroups go cold in less.
 const IDLE: Duration = Duration::from_millis(120);
-const IDLE_ROUNDS: usize = 25;
+const IDLE_ROUNDS: usize = 40;
 /// Containers made by some at the same time.
 const MANY: usize = 200;
 const WORKERS: usize = 8;
+const RATES: usize = 3;
 const HELD: [Capability; 5] =
     [Capability::Chown, Capability::Kill, Capability::NetBindService, Capability::Setgid, Capability::Setuid];
 const PEERS: [&str; 2] = ["runc", "crun"];
@@ -42,7 +46,7 @@ pub struct Took {
     /// Milliseconds: medians.
     pub back_to_back: f64,
     pub after_idling: f64,
-    /// Containers a second, with [`WORKERS`].
+    /// Containers a second, with [`WORKERS`]: a median too.
     pub rate: f64,
     /// Of the process, in MB.
     pub peak_memory: f64,
@@ -72,34 +76,51 @@ pub fn measure(with_peers: bool) -> Result<Measured, String> {
     let bare = bundle.bare()?;
     let mut times = vec![(Vec::new(), Vec::new()); programs.len()];
     let mut floor = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS + IDLE_ROUNDS {
-        let idles = round >= ROUNDS;
-        for ((_, program), (warm, cold)) in programs.iter().zip(&mut times) {
-            let times = if idles { cold } else { warm };
-            times.push(timed(idles, || ended(&mut bundle.command(program, &one, &format!("one-{round}"))))?);
+    let run = |program: &Path| ended(&mut bundle.command(program, &one, "one"));
+    for _ in 0..SERIES {
+        for ((_, program), (times, _)) in programs.iter().zip(&mut times) {
+            back_to_back(times, || run(program))?;
         }
-        let times = if idles { &mut floor.1 } else { &mut floor.0 };
-        times.push(timed(idles, || bare.run(round))?);
+        back_to_back(&mut floor.0, || bare.run())?;
     }
+    for _ in 0..IDLE_ROUNDS {
+        for ((_, program), (_, times)) in programs.iter().zip(&mut times) {
+            std::thread::sleep(IDLE);
+            times.push(timed(|| run(program))?);
+        }
+        std::thread::sleep(IDLE);
+        floor.1.push(timed(|| bare.run())?);
+    }
+    let mut rates = vec![Vec::new(); programs.len()];
+    for _ in 0..RATES {
+        for ((_, program), rates) in programs.iter().zip(&mut rates) {
+            rates.push(bundle.many(program)?);
+        }
+    }
+    let middle = |measured| median(measured).unwrap_or(f64::NAN);
     let mut all = Vec::new();
-    for ((name, program), (warm, cold)) in programs.iter().zip(times) {
+    for (((name, program), (warm, cold)), rates) in programs.iter().zip(times).zip(rates) {
         all.push(Took {
             name,
-            back_to_back: median(warm).unwrap_or(f64::NAN),
-            after_idling: median(cold).unwrap_or(f64::NAN),
-            rate: bundle.many(program)?,
+            back_to_back: middle(warm),
+            after_idling: middle(cold),
+            rate: middle(rates),
             peak_memory: bundle.peak_memory(program)?,
         });
     }
     let ours = all.remove(0);
-    let middle = |times| median(times).unwrap_or(f64::NAN);
     Ok(Measured { ours, peers: all, floor: (middle(floor.0), middle(floor.1)) })
 }
 
-fn timed(idles: bool, work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
-    if idles {
-        std::thread::sleep(IDLE);
+fn back_to_back(times: &mut Vec<f64>, work: impl Fn() -> Result<(), String>) -> Result<(), String> {
+    work()?;
+    for _ in 0..IN_A_SERIES {
+        times.push(timed(&work)?);
     }
+    Ok(())
+}
+
+fn timed(work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
     let began = Instant::now();
     work()?;
     Ok(began.elapsed().as_secs_f64() * 1000.0)
