@@ -20,6 +20,8 @@ use nix::libc;
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     if !open_standard_streams() {
+        // Standard error may be the closed one.
+        let _ = writeln!(io::stderr(), "roster-runtime: cannot open /dev/null in place of a closed standard stream");
         return c_int::from(roster_runtime::cli::FAILED);
     }
     // A container is removed as well when whoever read its output is gone.
