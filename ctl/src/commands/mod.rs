@@ -6,6 +6,7 @@ mod containers;
 mod context;
 mod converge;
 mod events;
+mod file;
 mod follow;
 mod image;
 mod inspect;

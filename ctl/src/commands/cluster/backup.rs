@@ -10,7 +10,7 @@ use roster_proto::{
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
-use super::super::write_out;
+use super::super::{file, write_out};
 use crate::{
     cli::Restore,
     client::{self, Transport, Wishes},
@@ -27,6 +27,7 @@ pub(super) async fn backup(file: &Path, client: &mut ClusterClient<Transport>) -
         copy(client, &mut out).await?;
         return Ok(Ending::Done);
     }
+    let file = &file::meant(file, "write - for standard output")?;
     // Beside the file, so that an earlier backup stays until this one is whole.
     let unfinished = unfinished(file)?;
     let written = async {

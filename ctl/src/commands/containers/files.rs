@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     cli::{Diff, Export},
     client::{self, Wishes},
-    commands::write_out,
+    commands::{file, write_out},
     error::{Ending, Error},
     render::usage::escaped,
 };
@@ -72,10 +72,12 @@ pub(in crate::commands) async fn export(args: Export, wishes: &Wishes) -> Result
             "an archive is nothing for a terminal: name a file with -o, or pipe it on".to_owned(),
         ));
     }
+    let instead = "leave -o out and redirect the output";
+    let output = args.output.map(|path| file::meant(&path, instead)).transpose()?;
     let (mut containers, _) = client::containers(wishes).await?;
     let stream =
         containers.export(wire::ExportRequest { target: args.target, failed: args.failed }).await?.into_inner();
-    match args.output {
+    match output {
         None => pour(stream, io::stdout().lock(), "standard output").await?,
         Some(path) => into_file(stream, &path).await?,
     }

@@ -23,6 +23,7 @@ use super::session::{Call, grant, next, say};
 use crate::{
     cli::{Cp, Place},
     client::Transport,
+    commands::file,
     error::{Ending, Error},
 };
 
@@ -114,6 +115,7 @@ fn place(to: &Path, contents: bool) -> Result<(Root, Target), Error> {
     if to.is_dir() {
         return Ok((Root::strict(open(to)?), Target::Copy { path: PathBuf::new(), contents }));
     }
+    let to = &file::meant(to, "write - for an archive on standard output")?;
     let Some(name) = to.file_name() else {
         return Err(Error::Usage(format!("there is no directory {}", to.display())));
     };
