@@ -13,7 +13,9 @@ pub struct KeptView {
     pub task: String,
     pub node: String,
     pub failure: String,
+    #[serde(serialize_with = "moment")]
     pub started: Timestamp,
+    #[serde(serialize_with = "moment")]
     pub ended: Timestamp,
     pub cpu_seconds: Option<f64>,
     pub memory_peak: Option<u64>,
@@ -22,6 +24,11 @@ pub struct KeptView {
     pub pids_peak: Option<u64>,
     pub block_read: Option<u64>,
     pub block_written: Option<u64>,
+}
+
+/// As other views have it.
+fn moment<S: serde::Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(at)
 }
 
 impl KeptView {
