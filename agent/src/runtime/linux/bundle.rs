@@ -283,11 +283,8 @@ fn mounts(contents: &Contents<'_>) -> Result<Vec<OciMount>, OciSpecError> {
     mounts.extend(ipc_mounts(&contents.assignment.spec)?);
     let access = if rights.privileged { "rw" } else { "ro" };
     mounts.push(standard("/sys", "sysfs", &["nosuid", "noexec", "nodev", access])?);
-    if contents.cgroup2 {
-        mounts.push(standard("/sys/fs/cgroup", "cgroup2", &["nosuid", "noexec", "nodev", access])?);
-    } else if rights.privileged {
-        mounts.push(standard("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev"])?);
-    }
+    let cgroup = if contents.cgroup2 { "cgroup2" } else { "cgroup" };
+    mounts.push(standard("/sys/fs/cgroup", cgroup, &["nosuid", "noexec", "nodev", access])?);
     for (name, target) in [("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf")]
     {
         let options = ["bind", "nosuid", "nodev", "rprivate"].map(str::to_owned).to_vec();

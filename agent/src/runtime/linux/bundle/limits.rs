@@ -36,7 +36,8 @@ pub(super) fn resources(wanted: &Resources, devices: &HostDevices) -> Result<Lin
     let cpu = cpu(wanted)?;
     resources.set_cpu(Some(cpu).filter(|cpu| *cpu != LinuxCpu::default()));
     let block = block(&wanted.controls.block, devices)?;
-    resources.set_block_io(Some(block).filter(|block| *block != LinuxBlockIo::default()));
+    // Without a limit too: what it reads and writes is counted then.
+    resources.set_block_io(Some(block));
     Ok(resources)
 }
 

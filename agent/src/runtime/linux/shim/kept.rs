@@ -41,6 +41,7 @@ fn begin(agent: &Agent, bundle: &BundleDir, cgroup: &CgroupDirs) -> Result<Optio
             let birth = Birth {
                 id: bundle.id(),
                 bundle: &bundle.0,
+                mapped: None,
                 door,
                 cgroup,
                 stdio,

@@ -153,6 +153,7 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
             let birth = Birth {
                 id: bundle.id(),
                 bundle: &bundle.0,
+                mapped: None,
                 door,
                 cgroup,
                 stdio: Stdio::Given { input, out: out_write, err: err_write },
