@@ -20,7 +20,7 @@ use nix::{
 };
 
 use crate::{
-    channel::{Channel, EXIT_NOT_RUN},
+    channel::Channel,
     error::{StartError, Step},
     program::Program,
     signal, sys,
@@ -53,12 +53,11 @@ pub(crate) fn run(program: &Program, maker: &Channel, ended: Option<&OwnedFd>) -
         }
         sys::Forked::Parent { child, pidfd } => {
             drop(pidfd);
+            // The program meets the same failure, but may be killed by this one's end before it has reported it. What is
+            // left out is for it to say.
+            program.take_on(|_| Ok(()))?;
             // SAFETY: this process ends by exit(3) below.
             unsafe { maker.close_copy() };
-            // The program meets the same failure and reports it, as it does what is left out.
-            if program.take_on(|_| Ok(())).is_err() {
-                std::process::exit(EXIT_NOT_RUN);
-            }
             let how = pass_on(child);
             if let Some(ended) = ended {
                 // Should this fail, the exit code still says nearly the same.
