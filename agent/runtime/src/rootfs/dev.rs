@@ -41,6 +41,9 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
+/// Its pseudo-terminals are the container's own, never those of the host's node: one of [`LINKS`].
+const PTMX: &str = "/dev/ptmx";
+
 /// A device as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Device {
@@ -64,7 +67,9 @@ pub(super) struct Devices {
 impl Devices {
     pub(super) fn of(spec: &Spec, bound: bool) -> Result<Self, StartError> {
         let wanted = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
-        let wanted = wanted.iter().map(device).collect::<Result<Vec<_>, _>>()?;
+        // Engines name all of the host's for a privileged container.
+        let wanted = wanted.iter().filter(|device| device.path() != Path::new(PTMX));
+        let wanted = wanted.map(device).collect::<Result<Vec<_>, _>>()?;
         let defaults = DEFAULTS
             .iter()
             .map(|&(name, major, minor)| Device {

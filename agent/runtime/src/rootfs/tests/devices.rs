@@ -91,6 +91,15 @@ fn a_device_of_the_spec_takes_the_place_of_a_default_one() {
     });
 }
 
+/// As engines name it among all of a host's.
+#[test]
+fn pseudo_terminals_are_the_containers_own_whatever_the_spec_says() {
+    let bundle = Bundle::new().mounts(json!([proc(), dev(&["nosuid", "mode=755"])]));
+    let bundle =
+        bundle.with("linux", json!({ "devices": [{ "path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2 }] }));
+    bundle.run(|| assert_eq!(fs::read_link("/dev/ptmx").expect("a link"), Path::new("pts/ptmx")));
+}
+
 #[test]
 fn the_same_device_may_be_there_already_and_nothing_else() {
     let of = |bundle: Bundle| {
@@ -153,7 +162,8 @@ fn in_a_user_namespace_everything_is_there_too() {
     for way in [Way::Pivot, Way::MoveOver] {
         in_child(|| {
             let spec = bundle.spec();
-            let sources = Sources::open(&spec, bundle.path()).expect("sources");
+            let sources = Sources::open(&spec, bundle.path(), Sources::mapped(&spec, bundle.path()).expect("sources"))
+                .expect("sources");
             in_user_namespace(|| {
                 let cgroups = vec![crate::rootfs::Hierarchy {
                     name: String::new(),
