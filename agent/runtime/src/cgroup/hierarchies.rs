@@ -14,7 +14,7 @@ use super::{
     CgroupDirs, Version, delegation, device_program,
     devices::{self, Rule},
     resources::{self, Write},
-    roots::{ALWAYS, MAYBE, Roots},
+    roots::{ALWAYS, BLOCKS, CPU_TIME, MAYBE, Roots},
     write,
 };
 use crate::{
@@ -114,7 +114,7 @@ impl Hierarchies {
         let created = match &self.layout {
             Layout::V1(roots) => devices::v1_writes(&rules).and_then(|devices| {
                 writes.extend(devices);
-                create_v1(roots, path, &writes, &mut made)
+                create_v1(roots, path, &writes, &counters(roots, resources), &mut made)
             }),
             Layout::V2(root) => create_v2(root, path, &writes, &rules, &mut made),
         };
@@ -158,8 +158,21 @@ impl Hierarchies {
     }
 }
 
-fn create_v1(roots: &Roots, path: &Path, writes: &[Write], made: &mut Vec<PathBuf>) -> Result<CgroupDirs, StartError> {
-    let mut controllers = ALWAYS.to_vec();
+/// Those that only count. Docker reads the figures of whichever group a container is in, be it the host's; a config
+/// that speaks of blocks, without a limit perhaps, is one whose maker reads them.
+fn counters(roots: &Roots, resources: &LinuxResources) -> Vec<&'static str> {
+    let blocks = resources.block_io().as_ref().map(|_| BLOCKS);
+    [Some(CPU_TIME), blocks].into_iter().flatten().filter(|controller| roots.get(controller).is_some()).collect()
+}
+
+fn create_v1(
+    roots: &Roots,
+    path: &Path,
+    writes: &[Write],
+    counters: &[&'static str],
+    made: &mut Vec<PathBuf>,
+) -> Result<CgroupDirs, StartError> {
+    let mut controllers = [&ALWAYS, counters].concat();
     controllers.extend(writes.iter().map(|write| write.controller.as_str()));
     let dirs = CgroupDirs(v1_dirs(roots, &controllers, path)?);
     make_all(&dirs, made)?;

@@ -13,7 +13,11 @@ use crate::error::StartError;
 /// Every container has these: kills go by pids, so it is first; lack of memory is counted by memory.
 pub(super) const ALWAYS: [&str; 3] = ["pids", "memory", "cpu"];
 /// Those in which a container may have a group as well.
-pub(super) const MAYBE: [&str; 8] = ["cpuset", "blkio", "devices", "hugetlb", "net_cls", "net_prio", "rdma", FREEZER];
+pub(super) const MAYBE: [&str; 9] =
+    [CPU_TIME, "cpuset", BLOCKS, "devices", "hugetlb", "net_cls", "net_prio", "rdma", FREEZER];
+/// Mounted together with cpu on most hosts.
+pub(super) const CPU_TIME: &str = "cpuacct";
+pub(super) const BLOCKS: &str = "blkio";
 pub(super) const FREEZER: &str = "freezer";
 
 /// By controller. Several may share a root.
