@@ -156,6 +156,15 @@ pub fn check(spec: &Spec) -> Result<(), StartError> {
 }
 
 pub fn check_process(process: &Process) -> Result<(), StartError> {
+    let refuse = |field: &str, reason: String| Err(StartError::impossible(format!("process.{field}"), reason));
+    let cwd = process.cwd();
+    if !cwd.is_absolute() {
+        return refuse("cwd", format!("{:?} is no absolute path: begin it with /", cwd.display().to_string()));
+    }
+    let has_name = |variable: &&String| variable.split_once('=').is_some_and(|(name, _)| !name.is_empty());
+    if let Some(variable) = process.env().iter().flatten().find(|variable| !has_name(variable)) {
+        return refuse("env", format!("{variable:?} is no variable: write NAME=VALUE"));
+    }
     let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
     let lists = [affinity.initial(), affinity.cpu_affinity_final()];
     lists.into_iter().flatten().try_for_each(|cpus| cpu_mask(cpus).map(drop))
