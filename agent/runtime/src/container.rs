@@ -77,6 +77,8 @@ impl Stdio {
 pub struct Birth<'a> {
     pub id: &'a str,
     pub bundle: &'a Path,
+    /// See [`Sources::mapped`]. Without, the process opens them itself, which it cannot in a user namespace.
+    pub mapped: Option<Vec<Option<OwnedFd>>>,
     /// Of its cgroup.
     pub door: Door,
     pub cgroup: &'a CgroupDirs,
@@ -194,7 +196,8 @@ pub fn asks_maker(spec: &Spec) -> bool {
 
 /// Mounts everything, enters it, and returns the terminal that there may be.
 fn make_root(birth: &mut Birth<'_>, spec: &Spec) -> Result<Option<OwnedFd>, StartError> {
-    let sources = Sources::open(spec, birth.bundle)?;
+    let mapped = birth.mapped.take().map_or_else(|| Sources::mapped(spec, birth.bundle), Ok)?;
+    let sources = Sources::open(spec, birth.bundle, mapped)?;
     let namespaces = Namespaces::of(spec)?;
     let options = rootfs::Options {
         rootless_devices: namespaces.has(LinuxNamespaceType::User),

@@ -97,6 +97,13 @@ impl Namespaces {
         self.joined.iter().find(|(joined, _)| *joined == typ).map(|(_, path)| path.as_path())
     }
 
+    /// Who the root of the container's own user namespace is on the host.
+    pub fn host_root(&self, spec: &Spec) -> Option<u32> {
+        let ids = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref());
+        let root = ids.filter(|_| self.is_new(LinuxNamespaceType::User))?.iter().find(|map| map.container_id() == 0)?;
+        Some(root.host_id())
+    }
+
     /// What the first process is cloned with.
     pub fn clone_flags(&self) -> libc::c_int {
         self.new & (libc::CLONE_NEWPID | libc::CLONE_NEWUSER)

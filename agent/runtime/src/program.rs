@@ -97,7 +97,9 @@ impl Program {
         if let Some(filter) = self.confinement.seccomp.as_ref().filter(|_| !self.is_confined_late()) {
             filter.load()?;
         }
-        self.own_streams()?;
+        if self.ids.uid != 0 {
+            self.own_streams()?;
+        }
         for left_out in privileges::take_on(&self.ids, &self.process)? {
             warn(left_out.to_string())?;
         }
@@ -112,28 +114,12 @@ impl Program {
         Ok(())
     }
 
-    /// A program that is not root must be able to open `/dev/stdout` again: the pipes and the terminal are made for it
-    /// alone. What else a stream may be, a file or a device of the caller's, stays as it is.
+    /// See [`own_pipes`]. The terminal is made for it alone as well.
     fn own_streams(&self) -> Result<(), StartError> {
-        let has_terminal = self.process.terminal() == Some(true);
-        for stream in
-            [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO].iter().filter(|_| self.ids.uid != 0)
-        {
-            // SAFETY: the standard streams are open for as long as the process lives.
-            let stream = unsafe { BorrowedFd::borrow_raw(*stream) };
-            let step = || "give the standard streams away".to_owned();
-            let is_pipe =
-                SFlag::from_bits_truncate(fstat(stream).step(step)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO;
-            if !is_pipe && !has_terminal {
-                continue;
-            }
-            match fchown(stream, Some(Uid::from_raw(self.ids.uid)), None) {
-                // Somebody's whom the user namespace does not know: it stays theirs.
-                Ok(()) | Err(Errno::EPERM | Errno::EINVAL) => {}
-                Err(error) => return Err(error).step(step),
-            }
+        match self.process.terminal() {
+            Some(true) => STREAMS.into_iter().try_for_each(|stream| own(stream, self.ids.uid)),
+            _ => own_pipes(self.ids.uid),
         }
-        Ok(())
     }
 
     /// A deadline comes last: a task that has one cannot fork, and needs all its rights to get it.
@@ -175,6 +161,35 @@ impl Program {
         let reason =
             format!("executable file not found{place}: no such program there (a shell calls this exit code 127)");
         StartError::NotRun { what: format!("running {name:?}"), reason, code: NOT_FOUND }
+    }
+}
+
+/// A program that is not the host's root must be able to open `/dev/stdout` again: pipes are made for it alone. What else
+/// a stream may be, a file or a device of the caller's, stays as it is.
+pub(crate) fn own_pipes(uid: u32) -> Result<(), StartError> {
+    for stream in STREAMS {
+        let kind = fstat(stream).step(|| "look at the standard streams".to_owned())?.st_mode;
+        if SFlag::from_bits_truncate(kind) & SFlag::S_IFMT == SFlag::S_IFIFO {
+            own(stream, uid)?;
+        }
+    }
+    Ok(())
+}
+
+// SAFETY: the standard streams are open for as long as the process lives.
+const STREAMS: [BorrowedFd<'static>; 3] = unsafe {
+    [
+        BorrowedFd::borrow_raw(libc::STDIN_FILENO),
+        BorrowedFd::borrow_raw(libc::STDOUT_FILENO),
+        BorrowedFd::borrow_raw(libc::STDERR_FILENO),
+    ]
+};
+
+fn own(stream: BorrowedFd<'_>, uid: u32) -> Result<(), StartError> {
+    match fchown(stream, Some(Uid::from_raw(uid)), None) {
+        // Somebody's whom the user namespace does not know: it stays theirs.
+        Ok(()) | Err(Errno::EPERM | Errno::EINVAL) => Ok(()),
+        Err(error) => Err(error).step(|| "give the standard streams away".to_owned()),
     }
 }
 

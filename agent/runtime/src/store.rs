@@ -186,11 +186,10 @@ impl Container {
         if !record.init.is_running() {
             return Ok(Status::Stopped);
         }
-        if self.dir.join(START).exists() {
-            return Ok(Status::Created);
+        if hierarchies.is_frozen(&record.cgroup)? {
+            return Ok(Status::Paused);
         }
-        let frozen = hierarchies.is_frozen(&record.cgroup)?;
-        Ok(if frozen { Status::Paused } else { Status::Running })
+        Ok(if self.dir.join(START).exists() { Status::Created } else { Status::Running })
     }
 
     /// The process that waits to be started, when there is one.

@@ -3,10 +3,12 @@
 use std::{
     collections::HashSet,
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use clap::Args;
+use nix::poll::PollFlags;
 use oci_spec::runtime::{Capability, Process, Spec};
 
 use super::{Context, Doing, Error, Outcome, foreground, make, warn};
@@ -14,10 +16,10 @@ use crate::{
     channel::{Word, killed},
     config,
     container::Stdio,
-    enter::{Entry, enter},
+    enter::{Entered, Entry, enter},
     error::Step,
     namespaces::Namespaces,
-    program::first_foreign,
+    program::{first_foreign, own_pipes},
     store::Status,
     terminal,
 };
@@ -86,6 +88,7 @@ pub(super) fn exec(context: &Context, exec: Exec) -> Outcome {
     let (container, record) = context.found(&exec.id, "exec into", fitting)?;
     let spec = container.spec()?;
     let process = exec.process(&spec)?;
+    config::check_process(&process)?;
     let has_terminal = process.terminal() == Some(true);
     match (has_terminal, &exec.console_socket) {
         (true, None) if exec.detach => {
@@ -105,9 +108,10 @@ pub(super) fn exec(context: &Context, exec: Exec) -> Outcome {
     let init = record.init()?.ok_or_else(gone)?;
     let dirs = context.hierarchies.dirs(&record.cgroup)?;
     let linux = spec.linux().as_ref();
+    let namespaces = Namespaces::of(&spec)?;
     let entry = Entry {
         container: &init,
-        namespaces: Namespaces::of(&spec)?.flags(),
+        namespaces: namespaces.flags(),
         door: dirs.door().doing(|| "open the container's cgroup".to_owned())?,
         stdio: Stdio::Inherited,
         process: &process,
@@ -117,14 +121,30 @@ pub(super) fn exec(context: &Context, exec: Exec) -> Outcome {
         preserved: exec.preserve_fds,
         toolbox: None,
     };
+    if let Some(root) = namespaces.host_root(&spec) {
+        own_pipes(root)?;
+    }
     // SAFETY: this program never starts a thread.
     let entered = unsafe { enter(entry) }?;
+    // Left behind, it would be a zombie of the container's first process, which may never look after it.
+    let master = begin(&exec, &entered, signals.as_ref()).map_err(|error| make::end(&entered.pidfd, error))?;
+    match signals {
+        Some(signals) => foreground::stay(&entered.pidfd, master, signals),
+        None => Ok(0),
+    }
+}
+
+/// Returns once the program runs, with its terminal, where nobody else has that.
+fn begin(exec: &Exec, entered: &Entered, signals: Option<&foreground::Signals>) -> Result<Option<OwnedFd>, Error> {
     if let Some(file) = &exec.pid_file {
         make::write_pid(file, entered.pid)?;
     }
     let mut master = None;
     let mut executing = false;
     loop {
+        if let Some(signals) = signals {
+            signals.await_ready(entered.channel.as_fd(), PollFlags::POLLIN)?;
+        }
         match entered.channel.hear().step(|| "hear from the container's process".to_owned())? {
             Some(Word::Terminal(terminal)) => master = Some(terminal),
             Some(Word::Warning(words)) => warn(&words),
@@ -138,18 +158,13 @@ pub(super) fn exec(context: &Context, exec: Exec) -> Outcome {
         terminal::hand_over(terminal, socket).doing(|| format!("send the terminal to {}", socket.display()))?;
         master = None;
     }
-    match signals {
-        Some(signals) => foreground::stay(&entered.pidfd, master, signals),
-        None => Ok(0),
-    }
+    Ok(master)
 }
 
 impl Exec {
     fn process(&self, spec: &Spec) -> Result<Process, Error> {
         if let Some(file) = &self.process {
-            let process = read(file)?;
-            config::check_process(&process)?;
-            return Ok(process);
+            return read(file);
         }
         if self.command.is_empty() {
             return Err(Error::Refused("nothing to execute: give a command, or --process FILE".to_owned()));

@@ -25,6 +25,10 @@ use crate::sys;
 /// pages would be touched where there is no terminal as well.
 const BUFFER: usize = 32 * 1024;
 
+/// By default these end nothing.
+const HARMLESS: [libc::c_int; 7] =
+    [libc::SIGCHLD, libc::SIGCONT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGURG, libc::SIGWINCH];
+
 /// The caller's signals, from before the program exists: none is lost.
 #[derive(Debug)]
 pub(super) struct Signals(SignalFd);
@@ -39,6 +43,30 @@ impl Signals {
         let doing = || "block signals".to_owned();
         set.thread_block().doing(doing)?;
         SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self).doing(doing)
+    }
+
+    /// Returns once `awaited` is ready for these events, or hung up. What would end a program ends the waiting: there is
+    /// none yet to pass it on to.
+    pub(super) fn await_ready(&self, awaited: BorrowedFd<'_>, events: PollFlags) -> Result<(), Error> {
+        let doing = || "wait for the container's process".to_owned();
+        loop {
+            let mut polled = [PollFd::new(awaited, events), PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).doing(doing),
+            }
+            if polled[0].any() == Some(true) {
+                return Ok(());
+            }
+            while let Some(info) = self.0.read_signal().doing(doing)? {
+                let number = info.ssi_signo as i32;
+                if !HARMLESS.contains(&number) {
+                    let name =
+                        Signal::try_from(number).map_or_else(|_| number.to_string(), |signal| signal.to_string());
+                    return Err(Error::Refused(format!("ended by the signal {name} before the program ran")));
+                }
+            }
+        }
     }
 }
 

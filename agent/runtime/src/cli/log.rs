@@ -1,8 +1,9 @@
-//! Errors for whoever called: a line on standard error, and one in the log file.
+//! Errors for whoever called: a line on standard error, and one in the log file. Warnings go to standard error only where
+//! there is no log: that is also the program's.
 //!
 //! containerd and dockerd read the last error of a JSON log to tell their users.
 
-use std::{fs::OpenOptions, io::Write, path::PathBuf};
+use std::{fs::OpenOptions, io::Write, path::PathBuf, sync::OnceLock};
 
 use clap::ValueEnum;
 use jiff::Timestamp;
@@ -13,32 +14,43 @@ pub(super) enum Format {
     Json,
 }
 
-#[derive(Debug)]
-pub(super) struct Log {
-    file: Option<PathBuf>,
-    format: Format,
+/// The file, as long as this process lives.
+static FILE: OnceLock<(PathBuf, Format)> = OnceLock::new();
+
+pub(super) fn write_to(file: Option<PathBuf>, format: Format) {
+    if let Some(file) = file {
+        // Called once.
+        let _ = FILE.set((file, format));
+    }
 }
 
-impl Log {
-    pub(super) fn new(file: Option<PathBuf>, format: Format) -> Self {
-        Self { file, format }
-    }
+pub(super) fn error(words: &str) {
+    tell(words);
+    append("error", words);
+}
 
-    pub(super) fn error(&self, words: &str) {
-        self.say("error", words);
+/// Of what does not stop a command.
+pub(super) fn warn(words: &str) {
+    if !append("warning", words) {
+        tell(&format!("warning: {words}"));
     }
+}
 
-    fn say(&self, level: &str, words: &str) {
-        super::tell(words);
-        let Some(path) = &self.file else { return };
-        let line = line(self.format, level, words, Timestamp::now());
-        let written =
-            OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| file.write_all(&line));
-        if let Err(error) = written {
-            // The last place there is to say it.
-            super::tell(&format!("cannot write {}: {error}", path.display()));
-        }
+/// On standard error, where somebody may have stopped listening: that ends nothing.
+fn tell(words: &str) {
+    let _ = writeln!(std::io::stderr(), "roster-runtime: {words}");
+}
+
+/// Whether there is a log that has it now.
+fn append(level: &str, words: &str) -> bool {
+    let Some((path, format)) = FILE.get() else { return false };
+    let line = line(*format, level, words, Timestamp::now());
+    let written = OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| file.write_all(&line));
+    if let Err(error) = &written {
+        // The last place there is to say it.
+        tell(&format!("cannot write {}: {error}", path.display()));
     }
+    written.is_ok()
 }
 
 fn line(format: Format, level: &str, words: &str, now: Timestamp) -> Vec<u8> {

@@ -7,11 +7,12 @@ use std::{
     mem,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
 use jiff::Timestamp;
-use nix::{libc, sched::CloneFlags};
+use nix::{libc, poll::PollFlags, sched::CloneFlags};
 use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Spec};
 
 use super::{Context, Doing, Error, Outcome, foreground, life, warn};
@@ -24,8 +25,8 @@ use crate::{
     hooks,
     identity::Identity,
     namespaces::{Namespaces, map_ids},
-    program::first_foreign,
-    rootfs::HostMount,
+    program::{first_foreign, own_pipes},
+    rootfs::{HostMount, Sources},
     seccomp,
     store::{Container, Record, START},
     sys, terminal,
@@ -33,6 +34,8 @@ use crate::{
 
 /// Where cgroups go when config.json does not say.
 const PARENT: &str = "/roster-runtime";
+/// How long a process may take to die.
+const ENDING: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(super) struct Making {
@@ -85,7 +88,7 @@ pub(super) fn create(context: &Context, create: Create) -> Outcome {
     first_foreign(making.preserve_fds)?;
     let bundle = Bundle::open(&making.bundle)?;
     check_terminal(&bundle.spec, making.console_socket.as_deref(), true)?;
-    make(context, &making, &bundle, true)?;
+    make(context, &making, &bundle, true, None)?;
     Ok(0)
 }
 
@@ -99,7 +102,7 @@ pub(super) fn run(context: &Context, run: Run) -> Outcome {
     }
     check_terminal(&bundle.spec, making.console_socket.as_deref(), run.detach)?;
     let signals = if run.detach { None } else { Some(foreground::Signals::block()?) };
-    let made = make(context, &making, &bundle, false)?;
+    let made = make(context, &making, &bundle, false, signals.as_ref())?;
     life::after_start(&made.container, &made.record, &bundle.spec);
     let Some(signals) = signals else { return Ok(0) };
     let code = foreground::stay(&made.init, made.terminal, signals);
@@ -152,11 +155,18 @@ struct Made {
     terminal: Option<OwnedFd>,
 }
 
-fn make(context: &Context, making: &Making, bundle: &Bundle, wait: bool) -> Result<Made, Error> {
+/// With `signals`, they end it as long as there is no program.
+fn make(
+    context: &Context,
+    making: &Making,
+    bundle: &Bundle,
+    wait: bool,
+    signals: Option<&foreground::Signals>,
+) -> Result<Made, Error> {
     let namespaces = Namespaces::of(&bundle.spec)?;
     let cgroup = cgroup_path(&bundle.spec, &making.id)?;
     let container = context.store.reserve(&making.id, &bundle.config)?;
-    let result = Maker { context, making, bundle, namespaces, cgroup, container: &container }.make(wait);
+    let result = Maker { context, making, bundle, signals, namespaces, cgroup, container: &container }.make(wait);
     match result {
         Ok((record, init, terminal)) => Ok(Made { container, record, init, terminal }),
         Err(error) => {
@@ -192,6 +202,7 @@ struct Maker<'a> {
     context: &'a Context,
     making: &'a Making,
     bundle: &'a Bundle,
+    signals: Option<&'a foreground::Signals>,
     namespaces: Namespaces,
     cgroup: PathBuf,
     container: &'a Container,
@@ -229,6 +240,10 @@ impl Maker<'_> {
             false => None,
         };
         let door = dirs.door().doing(|| "open the container's cgroup".to_owned())?;
+        let mapped = Sources::mapped(&self.bundle.spec, &self.bundle.path)?;
+        if let Some(root) = self.namespaces.host_root(&self.bundle.spec) {
+            own_pipes(root)?;
+        }
         let joined = self.namespaces.path(LinuxNamespaceType::Pid);
         if let Some(path) = joined {
             join_pid_namespace(path)?;
@@ -240,6 +255,7 @@ impl Maker<'_> {
                 let birth = Birth {
                     id: &self.making.id,
                     bundle: &self.bundle.path,
+                    mapped: Some(mapped),
                     door,
                     cgroup: dirs,
                     stdio: Stdio::Inherited,
@@ -256,18 +272,18 @@ impl Maker<'_> {
                 container::become_container(birth, || Ok(Cow::Borrowed(&self.bundle.spec)))
             }
             sys::Forked::Parent { child, pidfd } => {
-                drop((process, listener, door));
+                drop((process, listener, door, mapped));
                 if joined.is_some() {
                     join_pid_namespace(Path::new("/proc/self/ns/pid"))?;
                 }
                 match self.raise(child, &channel, wait) {
                     Ok((record, terminal)) => Ok((record, pidfd, terminal)),
                     Err(error) => {
-                        // It may be waiting for us, or for nobody any more.
-                        let ended = sys::pidfd_send_signal(&pidfd, libc::SIGKILL).and_then(|()| sys::wait(&pidfd));
-                        Err(match ended {
-                            Ok(_) => error,
-                            Err(left) => Error::Several(format!("{error}; its first process may still run: {left}")),
+                        let error = end(&pidfd, error);
+                        Err(if dirs.out_of_memory().kills == 0 {
+                            error
+                        } else {
+                            out_of_memory(&error, &self.bundle.spec)
                         })
                     }
                 }
@@ -301,21 +317,26 @@ impl Maker<'_> {
     }
 
     /// Does the maker's part, until the process waits or executes the program.
-    fn converse(&self, child: u32, channel: &Channel, wait: bool) -> Result<Option<OwnedFd>, StartError> {
+    fn converse(&self, child: u32, channel: &Channel, wait: bool) -> Result<Option<OwnedFd>, Error> {
         let spec = &self.bundle.spec;
         let step = || "talk to the container's process".to_owned();
         let mut unmapped = self.namespaces.is_new(LinuxNamespaceType::User);
         let mut terminal = None;
         let mut executing = false;
+        let mut has_ended = false;
         let mut asks = usize::from(unmapped) + usize::from(asks_maker(spec));
         if asks == 0 {
             self.say_filter(channel)?;
             if !wait {
                 // Nothing that is said wants an answer.
-                channel.await_end().step(step)?;
+                self.attend(channel, PollFlags::empty())?;
+                has_ended = true;
             }
         }
         loop {
+            if !has_ended {
+                self.attend(channel, PollFlags::POLLIN)?;
+            }
             match channel.hear().step(step)? {
                 Some(Word::Namespaces) if unmapped => {
                     map_ids(child, spec)?;
@@ -341,11 +362,22 @@ impl Maker<'_> {
                 Some(Word::Waiting) if wait => return Ok(terminal),
                 Some(Word::Warning(words)) => warn(&words),
                 Some(Word::Executing) => executing = true,
-                Some(Word::Failed(error)) => return Err(error),
-                Some(other) => return Err(io::Error::other(format!("it says {other:?}"))).step(step),
+                Some(Word::Failed(error)) => return Err(error.into()),
+                Some(other) => return Ok(Err(io::Error::other(format!("it says {other:?}"))).step(step)?),
                 None if executing => return Ok(terminal),
-                None => return Err(killed()),
+                None => return Err(killed().into()),
             }
+        }
+    }
+
+    /// Until a word can be heard, or, without events, all of them can.
+    fn attend(&self, channel: &Channel, events: PollFlags) -> Result<(), Error> {
+        match self.signals {
+            Some(signals) => signals.await_ready(channel.as_fd(), events),
+            None if events.is_empty() => {
+                Ok(channel.await_end().step(|| "hear from the container's process".to_owned())?)
+            }
+            None => Ok(()),
         }
     }
 
@@ -360,6 +392,26 @@ impl Maker<'_> {
             said => said.step(|| "give the container's process its seccomp filter".to_owned()),
         }
     }
+}
+
+/// Ends a process that will run no program. It may be waiting for us, or for nobody any more.
+pub(super) fn end(process: &OwnedFd, error: Error) -> Error {
+    let ended =
+        sys::pidfd_send_signal(process, libc::SIGKILL).and_then(|()| match sys::wait_readable(process, ENDING)? {
+            true => sys::wait(process).map(drop),
+            false => Err(io::Error::new(io::ErrorKind::TimedOut, "SIGKILL waits until the container is resumed")),
+        });
+    match ended {
+        Ok(()) => error,
+        Err(left) => Error::Several(format!("{error}; its process may still be there: {left}")),
+    }
+}
+
+fn out_of_memory(error: &Error, spec: &Spec) -> Error {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
+    let limit = limit.map_or_else(String::new, |limit| format!(": linux.resources.memory.limit is {limit} bytes"));
+    Error::Refused(format!("{error}: it ran out of memory{limit}"))
 }
 
 fn is_gone(error: &io::Error) -> bool {

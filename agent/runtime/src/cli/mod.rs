@@ -22,7 +22,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 
-use self::log::{Format, Log};
+use self::log::{Format, warn};
 use crate::{
     cgroup::Hierarchies,
     config::NEWEST,
@@ -187,11 +187,11 @@ pub fn main() -> u8 {
         print!("{}", version());
         return 0;
     }
-    let log = Log::new(cli.global.log.clone(), cli.global.log_format);
+    log::write_to(cli.global.log.clone(), cli.global.log_format);
     match protected.map_err(Error::from).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
         Err(error) => {
-            log.error(&error.to_string());
+            log::error(&error.to_string());
             FAILED
         }
     }
@@ -246,16 +246,6 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Events(events) => events::events(&context, &events),
         Command::Features | Command::Spec(_) => unreachable!("done above"),
     }
-}
-
-/// On standard error, where somebody may have stopped listening: that ends nothing.
-fn tell(words: &str) {
-    let _ = writeln!(io::stderr(), "roster-runtime: {words}");
-}
-
-/// Of what does not stop a command.
-fn warn(words: &str) {
-    tell(&format!("warning: {words}"));
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {

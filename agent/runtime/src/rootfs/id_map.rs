@@ -98,8 +98,9 @@ fn user_namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> io::Resul
             }
             nix::unistd::pause();
         },
-        sys::Forked::Parent { child, pidfd } => {
-            let namespace = map(child, uids, gids);
+        sys::Forked::Parent { pidfd, .. } => {
+            // Not by the number that forking returned: /proc may be of another pid namespace.
+            let namespace = sys::pid_of(&pidfd).and_then(|child| map(child, uids, gids));
             sys::pidfd_send_signal(&pidfd, libc::SIGKILL)?;
             sys::wait(&pidfd)?;
             namespace

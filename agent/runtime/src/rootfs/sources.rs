@@ -29,8 +29,6 @@ use crate::{
 
 /// What must be opened before the mounts' propagation changes.
 ///
-/// Owners can be mapped (`idmap`) only by one who has power over the source's file system, so with a user namespace
-/// this is to be opened outside of it and inherited: detached mounts may be attached in another mount namespace.
 #[derive(Debug)]
 pub struct Sources {
     /// None where the first mount is the root.
@@ -40,14 +38,25 @@ pub struct Sources {
 }
 
 impl Sources {
-    pub fn open(spec: &Spec, bundle: &Path) -> Result<Self, StartError> {
+    /// For each mount of the spec, one whose owners are mapped (`idmap`). That only who has power over its source's file
+    /// system can do, so with a user namespace these are to be opened outside of it and inherited: detached mounts may be
+    /// attached in another mount namespace.
+    pub fn mapped(spec: &Spec, bundle: &Path) -> Result<Vec<Option<OwnedFd>>, StartError> {
         let mut id_maps = IdMaps::default();
-        let mut sources = Vec::new();
-        for mount in mounts(spec) {
-            let options = options(mount);
-            let cannot_wait = options.propagation.is_some_and(|wanted| wanted.kind == MsFlags::MS_SHARED)
-                || is_mapped(mount, &options);
-            sources.push(if cannot_wait { bind_source(mount, bundle, spec, &mut id_maps)? } else { None });
+        let source = |mount| match is_mapped(mount, &options(mount)) {
+            true => bind_source(mount, bundle, spec, &mut id_maps),
+            false => Ok(None),
+        };
+        mounts(spec).iter().map(source).collect()
+    }
+
+    pub fn open(spec: &Spec, bundle: &Path, mapped: Vec<Option<OwnedFd>>) -> Result<Self, StartError> {
+        let mut sources = mapped;
+        for (mount, source) in mounts(spec).iter().zip(&mut sources) {
+            let is_shared = options(mount).propagation.is_some_and(|wanted| wanted.kind == MsFlags::MS_SHARED);
+            if is_shared && source.is_none() {
+                *source = bind_source(mount, bundle, spec, &mut IdMaps::default())?;
+            }
         }
         let root = if root_mount(spec).is_some() { None } else { Some(root_tree(spec, bundle)?) };
         Ok(Self { root, mounts: sources })

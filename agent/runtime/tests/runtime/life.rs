@@ -104,7 +104,50 @@ fn a_container_is_paused_and_goes_on() {
     bundle.ok(&["resume", "one"]);
     until("more dots", || dots() > before);
     bundle.ok(&["pause", "one"]);
+    // Its process, which stands still, would keep a pipe open.
+    let err = bundle.file("err");
+    let mut call = bundle.command(&["exec", "--ignore-paused", "one", "true"]);
+    let call = call.stdin(Stdio::null()).stderr(fs::File::create(&err).expect("a file"));
+    let mut waiting = call.spawn().expect("it runs");
+    until("exec to wait for the container", || bundle.processes("one") > listed.len());
+    // SAFETY: a child's pid, which nobody has waited for.
+    assert_eq!(unsafe { libc::kill(waiting.id() as i32, libc::SIGTERM) }, 0);
+    assert_eq!(waiting.wait().expect("it ends").code(), Some(1));
+    let err = fs::read_to_string(&err).expect("written");
+    assert!(err.contains("ended by the signal SIGTERM") && err.contains("until the container is resumed"), "{err}");
     bundle.ok(&["delete", "--force", "one"]);
+}
+
+#[test]
+fn a_created_container_is_paused_and_is_created_still() {
+    let bundle = Bundle::new(&["/bin/true"]);
+    assert_eq!(bundle.detached(&["create", "one"]).code, 0);
+    bundle.ok(&["pause", "one"]);
+    assert_eq!(bundle.status("one"), "paused");
+    assert!(bundle.refused(&["start", "one"]).contains("it is paused"));
+    bundle.ok(&["resume", "one"]);
+    assert_eq!(bundle.status("one"), "created");
+    bundle.ok(&["start", "one"]);
+    bundle.until("one", "stopped");
+    bundle.ok(&["delete", "one"]);
+}
+
+#[test]
+fn what_is_not_made_yet_ends_by_a_signal_and_leaves_nothing() {
+    let mut bundle = Bundle::new(&["/bin/true"]);
+    let held = bundle.file("held");
+    let hook = bundle.script("hook", &format!("touch {}; exec sleep 1000", held.display()));
+    // Run by the container's process, for which its maker waits.
+    bundle.set("/hooks", json!({ "createContainer": [{ "path": hook }] }));
+    let mut call = bundle.command(&["run", "one"]);
+    let making = call.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    until("the hook", || held.exists());
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::kill(making.id() as i32, libc::SIGINT) }, 0);
+    let ended = said(making.wait_with_output().expect("it ends"));
+    assert!(ended.code == 1 && ended.err.contains("ended by the signal SIGINT before the program ran"), "{ended:?}");
+    assert!(bundle.ok(&["list", "-q"]).is_empty());
+    assert_eq!(bundle.processes("one"), 0);
 }
 
 #[test]
@@ -116,6 +159,8 @@ fn limits_are_set_changed_and_told() {
         (event["data"]["pids"]["limit"].as_u64(), event["data"]["memory"]["usage"]["limit"].as_u64())
     };
     assert_eq!(limit(), (Some(64), Some(67_108_864)));
+    let event: Value = serde_json::from_str(&bundle.ok(&["events", "--stats", "one"])).expect("JSON");
+    assert!(event["data"]["cpu"]["usage"]["total"].is_u64(), "{event}");
     bundle.ok(&["update", "--pids-limit", "32", "--memory", "33554432", "one"]);
     assert_eq!(limit(), (Some(32), Some(33_554_432)));
     let mut call = bundle.command(&["update", "--resources", "-", "one"]);
@@ -140,7 +185,16 @@ fn what_cannot_run_is_said_and_leaves_nothing() {
     bundle.set("/process/cwd", json!("/bin/sh"));
     bundle.set("/process/args", json!(["/bin/true"]));
     assert!(bundle.refused(&["run", "one"]).contains("working directory /bin/sh"));
+    bundle.set("/process/cwd", json!("bin"));
+    assert!(bundle.refused(&["run", "one"]).contains("process.cwd: \"bin\" is no absolute path"));
     bundle.set("/process/cwd", json!("/"));
+    bundle.set("/process/env", json!(["PATH=/bin", "ab"]));
+    assert!(bundle.refused(&["run", "one"]).contains("process.env: \"ab\" is no variable: write NAME=VALUE"));
+    bundle.set("/process/env", json!(["PATH=/bin"]));
+    bundle.set("/linux/resources/memory", json!({ "limit": 4096 }));
+    let said = bundle.refused(&["run", "one"]);
+    assert!(said.contains("it ran out of memory: linux.resources.memory.limit is 4096 bytes"), "{said}");
+    bundle.set("/linux/resources/memory", json!({}));
     bundle.set("/linux/resources/rdma", json!({ "mlx": { "hcaHandles": 3 } }));
     assert!(bundle.refused(&["run", "one"]).contains("rdma"));
     assert!(bundle.ok(&["list", "-q"]).is_empty());
@@ -193,6 +247,16 @@ fn a_capability_that_cannot_be_had_is_warned_of_once() {
             let warning = format!("warning: left out of the {set} capabilities: CAP_AUDIT_WRITE");
             assert_eq!(ended.err.matches(&warning).count(), 1, "{ended:?}");
         }
+        // Where there is a log, nothing is mixed with what the program says.
+        let log = bundle.file("log");
+        let mut without = bundle.command(&["--log", log.to_str().expect("text"), "run", "one"]);
+        // SAFETY: as above.
+        unsafe { without.pre_exec(|| sys::prctl(libc::PR_CAPBSET_DROP, CAP_AUDIT_WRITE)) };
+        let ended = said(without.stdin(Stdio::null()).output().expect("it runs"));
+        assert_eq!((ended.code, ended.err.as_str()), (5, ""));
+        let logged = fs::read_to_string(&log).expect("written");
+        assert_eq!(logged.matches("level=warning msg=\"left out of the").count(), 3, "{logged}");
+        fs::remove_file(&log).expect("removed");
     }
 }
 

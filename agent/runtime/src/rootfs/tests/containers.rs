@@ -72,7 +72,7 @@ impl Bundle {
 
     pub(super) fn make(&self, options: &Options) -> Result<Root, StartError> {
         let spec = self.spec();
-        let sources = Sources::open(&spec, self.path())?;
+        let sources = Sources::open(&spec, self.path(), Sources::mapped(&spec, self.path())?)?;
         Root::make(self.path(), &spec, sources, options)
     }
 
