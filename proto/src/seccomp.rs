@@ -6,6 +6,21 @@ use serde::Deserialize;
 /// Bytes of a profile: Docker's own has 15 KiB without blanks. It stands in the log once for each version of a spec.
 pub const MAX_PROFILE: usize = 64 * 1024;
 
+/// runtime-spec's, without SCMP_ACT_NOTIFY, which takes a listener.
+const ACTIONS: [&str; 8] = [
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_TRAP",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_LOG",
+];
+const OPERATORS: [&str; 7] =
+    ["SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"];
+const LAST_ARGUMENT: u64 = 5;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Profile {
@@ -73,7 +88,26 @@ impl Profile {
         if profile.listener_path.as_ref().is_some_and(|path| !path.is_empty()) {
             return Err("a listener of system calls (listenerPath, SCMP_ACT_NOTIFY) is not supported".to_owned());
         }
+        profile.check_words()?;
         Ok(profile)
+    }
+
+    /// What every node would refuse.
+    fn check_words(&self) -> Result<(), String> {
+        let actions = self.syscalls.iter().map(|calls| &calls.action).chain([&self.default_action]);
+        let args = || self.syscalls.iter().flat_map(|calls| &calls.args);
+        for (field, word, known) in actions
+            .map(|action| ("action", action, ACTIONS.as_slice()))
+            .chain(args().map(|arg| ("op", &arg.op, OPERATORS.as_slice())))
+        {
+            if !known.contains(&word.as_str()) {
+                return Err(format!("there is no {field} {word:?}: use one of {}", known.join(", ")));
+            }
+        }
+        match args().find(|arg| arg.index > LAST_ARGUMENT) {
+            Some(arg) => Err(format!("system calls have no argument {}, only 0 to {LAST_ARGUMENT}", arg.index)),
+            None => Ok(()),
+        }
     }
 
     /// The same profile without blanks, for the spec; bounded after that.
@@ -102,10 +136,20 @@ mod tests {
         assert_eq!(Profile::parse(new).unwrap().syscalls[0].includes.min_kernel.as_deref(), Some("4.8"));
         assert_eq!(Profile::parse(old).unwrap().syscalls[0].name, "clone");
         assert!(!Profile::compact(new).unwrap().contains('\n'));
+        let argument = |index: u8, op: &str| {
+            format!(
+                r#"{{"defaultAction": "SCMP_ACT_LOG", "syscalls": [{{"name": "clone", "action": "SCMP_ACT_ALLOW",
+                    "args": [{{"index": {index}, "value": 1, "op": "{op}"}}]}}]}}"#
+            )
+        };
         for (bad, why) in [
             ("[]", "no seccomp profile"),
             ("{}", "missing field `defaultAction`"),
             (r#"{"defaultAction": "x", "listenerPath": "/l"}"#, "listener"),
+            (r#"{"defaultAction": "SCMP_ACT_FOO"}"#, "no action \"SCMP_ACT_FOO\": use one of SCMP_ACT_KILL, "),
+            (r#"{"defaultAction": "SCMP_ACT_LOG", "syscalls": [{"action": "allow"}]}"#, "no action \"allow\""),
+            (&argument(0, "EQ"), "no op \"EQ\""),
+            (&argument(6, "SCMP_CMP_EQ"), "no argument 6, only 0 to 5"),
             (&format!("\"{}\"", "x".repeat(MAX_PROFILE)), "are allowed"),
         ] {
             let error = Profile::parse(bad).unwrap_err();

@@ -134,6 +134,10 @@ fn docker_runs_on_it() {
     let words = String::from_utf8_lossy(&missing.stderr);
     assert!(words.contains("executable file not found"), "{words}");
 
+    // All devices of the host are named then, and its pseudo-terminals are not the container's all the same.
+    let privileged = docker.ok(&["run", "--rm", "--privileged", "box", "ls", "-l", "/dev/ptmx"]);
+    assert!(privileged.contains("/dev/ptmx -> pts/ptmx"), "{privileged}");
+
     let script = "trap 'exit 5' TERM; echo started; while :; do sleep 0.05; done";
     docker.ok(&["run", "-d", "--name", "web", "--memory=64m", "--pids-limit=50", "box", "sh", "-c", script]);
     docker.until("its output", || docker.ok(&["logs", "web"]) == "started");
@@ -149,6 +153,12 @@ fn docker_runs_on_it() {
     docker.ok(&["update", "--memory=32m", "--memory-swap=32m", "--pids-limit=40", "web"]);
     let figures = docker.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "web"]);
     assert!(figures.contains("/ 32MiB"), "{figures}");
+    // Docker counts in whichever group a container is in, be it the host's own.
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", docker.ok(&["inspect", "-f", "{{.State.Pid}}", "web"])));
+    for group in groups.expect("its groups").lines() {
+        let is_counted = ["memory", "cpuacct", "blkio", "pids"].iter().any(|controller| group.contains(controller));
+        assert!(!(is_counted && group.ends_with(":/")), "{group}");
+    }
     docker.ok(&["stop", "web"]);
     assert_eq!(docker.state("web"), "exited 5");
     docker.ok(&["start", "web"]);

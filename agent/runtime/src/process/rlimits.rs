@@ -46,7 +46,8 @@ pub fn set(limits: &[PosixRlimit]) -> Result<(), StartError> {
 }
 
 fn describe(limit: &PosixRlimit) -> String {
-    format!("setting {} to {} (soft) and {} (hard)", limit.typ(), limit.soft(), limit.hard())
+    let words = |value: u64| if value == u64::MAX { "unlimited".to_owned() } else { value.to_string() };
+    format!("setting {} to {} (soft) and {} (hard)", limit.typ(), words(limit.soft()), words(limit.hard()))
 }
 
 fn resource(kind: PosixRlimitType) -> Resource {
