@@ -25,6 +25,17 @@ async fn a_memory_hog_is_killed_and_told_apart() {
     assert_eq!(host.script("modest", limited("exit 137", limits)).await.0, Exit::Code(137));
 }
 
+/// Where the JVM and others look for them, on either version.
+#[tokio::test]
+async fn a_container_reads_its_own_limits_and_cannot_change_them() {
+    let host = Host::new();
+    let limits = Limits { memory: Some(32 << 20), ..Limits::default() };
+    let script = "cd /sys/fs/cgroup; file=memory.max; [ -e $file ] || file=memory/memory.limit_in_bytes; cat $file; \
+                  (echo 1 > $file) 2>/dev/null || echo kept";
+    let (how, log) = host.script("one", limited(script, limits)).await;
+    assert_eq!((how, log.as_str()), (Exit::Code(0), "33554432\nkept\n"));
+}
+
 #[tokio::test]
 async fn a_cpu_limit_holds() {
     let host = Host::new();
