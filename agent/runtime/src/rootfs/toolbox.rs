@@ -121,7 +121,11 @@ impl Toolbox {
         }
         attach_directory(&root, OsStr::new(CONTAINER), whole).step(step)?;
         for (name, entry) in entries {
-            show(&root, &name, entry).step(|| format!("show {:?} of the container", Path::new("/").join(&name)))?;
+            match show(&root, &name, entry) {
+                // Removed since it was copied: an empty place is left of it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                shown => shown.step(|| format!("show {:?} of the container", Path::new("/").join(&name)))?,
+            }
         }
         sys::change_mount(&root, MountChange { set: sys::MOUNT_ATTR_RDONLY, ..MountChange::default() }, false)
             .step(step)?;

@@ -104,12 +104,13 @@ fn a_container_is_paused_and_goes_on() {
     bundle.ok(&["resume", "one"]);
     until("more dots", || dots() > before);
     bundle.ok(&["pause", "one"]);
+    let still = bundle.processes("one");
     // Its process, which stands still, would keep a pipe open.
     let err = bundle.file("err");
     let mut call = bundle.command(&["exec", "--ignore-paused", "one", "true"]);
     let call = call.stdin(Stdio::null()).stderr(fs::File::create(&err).expect("a file"));
     let mut waiting = call.spawn().expect("it runs");
-    until("exec to wait for the container", || bundle.processes("one") > listed.len());
+    until("exec to wait for the container", || bundle.processes("one") > still);
     // SAFETY: a child's pid, which nobody has waited for.
     assert_eq!(unsafe { libc::kill(waiting.id() as i32, libc::SIGTERM) }, 0);
     assert_eq!(waiting.wait().expect("it ends").code(), Some(1));
