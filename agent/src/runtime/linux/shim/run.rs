@@ -276,6 +276,8 @@ fn supervise(
         }
     };
     watchers.hurry();
+    // Whoever has not read the last piece yet: the next one would take its place.
+    watchers.settle()?;
     for (stream, fd) in &streams.outputs {
         while copy(&mut log, &mut watchers, *stream, fd, &mut buffer)? == Copied::Some {
             watchers.settle()?;
