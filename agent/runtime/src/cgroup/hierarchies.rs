@@ -11,8 +11,9 @@ use cgroups_rs::fs::hierarchies::{UNIFIED_MOUNTPOINT, is_cgroup2_unified_mode};
 use oci_spec::runtime::LinuxResources;
 
 use super::{
-    CgroupDirs, Version, delegation, device_program,
+    CgroupDirs, OWN_PARENT, Version, delegation, device_program,
     devices::{self, Rule},
+    realtime,
     resources::{self, Write},
     roots::{ALWAYS, BLOCKS, CPU_TIME, MAYBE, Roots},
     write,
@@ -177,7 +178,7 @@ fn create_v1(
     let dirs = CgroupDirs(v1_dirs(roots, &controllers, path)?);
     make_all(&dirs, made)?;
     fill_cpuset(roots, path, &dirs)?;
-    write::apply(writes, |controller| Ok(roots.need(controller)?.join(path)))?;
+    limit_v1(roots, path, writes)?;
     Ok(dirs)
 }
 
@@ -215,8 +216,7 @@ fn update_v1(roots: &Roots, path: &Path, writes: &[Write], home: &CgroupDirs) ->
     for dir in &new {
         make(dir, &mut made)?;
     }
-    let updated = fill_cpuset(roots, path, &dirs)
-        .and_then(|()| write::apply(writes, |controller| Ok(roots.need(controller)?.join(path))));
+    let updated = fill_cpuset(roots, path, &dirs).and_then(|()| limit_v1(roots, path, writes));
     if let Err(error) = updated {
         return Err(remove_made(made, error));
     }
@@ -225,6 +225,11 @@ fn update_v1(roots: &Roots, path: &Path, writes: &[Write], home: &CgroupDirs) ->
             .step(|| format!("move the container's processes to {}", dir.display()))?;
     }
     Ok(())
+}
+
+fn limit_v1(roots: &Roots, path: &Path, writes: &[Write]) -> Result<(), StartError> {
+    let _room = roots.get("cpu").map(|root| realtime::make_room(root, OWN_PARENT, path, writes)).transpose()?;
+    write::apply(writes, |controller| Ok(roots.need(controller)?.join(path)))
 }
 
 /// Controllers that must work in the group. Files that begin with `cgroup.` are every group's.

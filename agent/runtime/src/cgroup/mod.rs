@@ -20,6 +20,7 @@ pub mod devices;
 mod dirs;
 mod freezer;
 mod hierarchies;
+mod realtime;
 pub mod resources;
 mod roots;
 mod stats;
@@ -31,6 +32,9 @@ mod tests;
 pub use dirs::{CgroupDirs, Door, OutOfMemory};
 pub use hierarchies::Hierarchies;
 pub use stats::{Pressure, Stats};
+
+/// Where the runtime's command makes groups for configs that name none, or a relative one.
+pub const OWN_PARENT: &str = "/roster-runtime";
 
 /// Which interface a group has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

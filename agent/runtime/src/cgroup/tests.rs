@@ -191,6 +191,71 @@ fn a_group_whose_limits_cannot_be_set_is_not_left_behind() {
     assert!(group.dirs().0.iter().all(|dir| !dir.exists()));
 }
 
+const REALTIME: &str = r#"{"cpu": {"realtimeRuntime": 20000, "realtimePeriod": 1000000}}"#;
+
+#[test]
+fn a_real_time_budget_that_cannot_be_says_what_is_in_its_way() {
+    let group = Group::named("realtime");
+    let refusal = |resources: &str| group.hierarchies.create(&group.path, &parse(resources)).unwrap_err().to_string();
+    let error = refusal(REALTIME);
+    match &group.hierarchies.layout {
+        Layout::V2(_) => assert!(error.contains("control groups v2"), "{error}"),
+        Layout::V1(roots) => {
+            let root = roots.get("cpu").unwrap();
+            let file = root.join(group.top.strip_prefix("/").unwrap()).join(realtime::RUNTIME);
+            if !root.join(realtime::RUNTIME).exists() {
+                return assert!(error.contains("this kernel has no such limit"), "{error}");
+            }
+            let words = format!("{} is 0, and nothing below has more: write there first", file.display());
+            assert!(error.contains(&words), "{error}");
+            fs::write(&file, "10000").unwrap();
+            let error = refusal(REALTIME);
+            assert!(error.contains(&format!("{} is 10000, which is for all groups", file.display())), "{error}");
+            let error = refusal(r#"{"cpu": {"realtimeRuntime": 20000, "realtimePeriod": 15000}}"#);
+            assert!(error.contains("more than the whole period, which is 15000"), "{error}");
+            fs::write(&file, "20000").unwrap();
+            group.create(REALTIME);
+        }
+    }
+    assert!(!group.path.starts_with(OWN_PARENT));
+}
+
+#[test]
+fn above_a_group_of_the_runtimes_own_there_is_as_much_real_time_as_below() {
+    let group = Group::named("room");
+    let Layout::V1(roots) = &group.hierarchies.layout else { return };
+    let root = roots.get("cpu").unwrap();
+    if !root.join(realtime::RUNTIME).exists() {
+        return;
+    }
+    let top = root.join(group.top.strip_prefix("/").unwrap());
+    let budget = |dir: &Path| fs::read_to_string(dir.join(realtime::RUNTIME)).unwrap().trim().parse::<u64>().unwrap();
+    let ask = |name: &str, resources: &str| {
+        let path = group.top.strip_prefix("/").unwrap().join(name);
+        fs::create_dir_all(root.join(&path)).unwrap();
+        let writes = resources::writes(&parse(resources), Version::V1).unwrap();
+        let _room = realtime::make_room(root, group.top.to_str().unwrap(), &path, &writes)?;
+        write::apply(&writes, |_| Ok(root.join(&path)))
+    };
+    ask("container", "{}").unwrap();
+    assert_eq!(budget(&top), 0, "nobody asked");
+    ask("between/container", REALTIME).unwrap();
+    assert_eq!((budget(&top.join("between/container")), budget(&top.join("between"))), (20_000, 20_000));
+    // Another period; as many as fit, whatever order they come in.
+    ask("container", r#"{"cpu": {"realtimeRuntime": 5000, "realtimePeriod": 100000}}"#).unwrap();
+    assert!((69_999..=70_000).contains(&budget(&top)), "{}", budget(&top));
+    ask("container", r#"{"cpu": {"realtimeRuntime": 1000}}"#).unwrap();
+    assert_eq!(budget(&top.join("container")), 1000);
+
+    // The host keeps something for itself.
+    let error = ask("container", r#"{"cpu": {"realtimeRuntime": 99000}}"#).unwrap_err().to_string();
+    assert!(error.contains(&format!("{} is ", root.join(realtime::RUNTIME).display())), "{error}");
+    assert_eq!(budget(&top.join("container")), 1000);
+    for dir in ["between/container", "between"] {
+        fs::remove_dir(top.join(dir)).unwrap();
+    }
+}
+
 #[test]
 fn only_groups_below_the_root_are_touched() {
     let hierarchies = Hierarchies::open().unwrap();

@@ -12,7 +12,10 @@ use std::{
 
 use nix::libc;
 
-use super::resources::{Absent, Write};
+use super::{
+    realtime,
+    resources::{Absent, Write},
+};
 use crate::error::{StartError, Step};
 
 /// `dir` says where a controller's files are.
@@ -46,6 +49,9 @@ pub(super) fn apply(writes: &[Write], dir: impl Fn(&str) -> Result<PathBuf, Star
 
 fn failed(dir: &Path, write: &Write, error: io::Error) -> StartError {
     let path = dir.join(&write.file);
+    if write.file == realtime::RUNTIME && error.raw_os_error() == Some(libc::EINVAL) {
+        return realtime::refused(dir, &write.value, error);
+    }
     if error.kind() == io::ErrorKind::NotFound {
         let reason = format!("this kernel has no such limit for the cgroup controller {}", write.controller);
         return StartError::impossible(format!("writing {:?} to {}", write.value, path.display()), reason);

@@ -17,7 +17,7 @@ use oci_spec::runtime::{ContainerState, LinuxNamespaceType, Spec};
 
 use super::{Context, Doing, Error, Outcome, foreground, life, warn};
 use crate::{
-    cgroup::CgroupDirs,
+    cgroup::{CgroupDirs, OWN_PARENT},
     channel::{Channel, Listener, Word, killed},
     config,
     container::{self, Birth, Stdio, asks_maker, stage_of},
@@ -32,8 +32,6 @@ use crate::{
     sys, terminal,
 };
 
-/// Where cgroups go when config.json does not say.
-const PARENT: &str = "/roster-runtime";
 /// How long a process may take to die.
 const ENDING: Duration = Duration::from_secs(5);
 
@@ -184,7 +182,7 @@ fn make(
 fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, Error> {
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
     let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
-        return Ok(Path::new(PARENT).join(id));
+        return Ok(Path::new(OWN_PARENT).join(id));
     };
     if path.components().any(|part| part == std::path::Component::ParentDir) {
         return Err(Error::Refused(format!("linux.cgroupsPath: {} leads upwards", path.display())));
@@ -195,7 +193,7 @@ fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, Error> {
             path.display()
         )));
     }
-    Ok(if path.is_absolute() { path } else { Path::new(PARENT).join(path) })
+    Ok(if path.is_absolute() { path } else { Path::new(OWN_PARENT).join(path) })
 }
 
 struct Maker<'a> {
