@@ -369,9 +369,10 @@ impl Services for MemoryServices {
             let said = match heard.map_err(Failure::Unavailable)? {
                 Input::Data(data) => Output::Stdout(data),
                 Input::End(_) => Output::Exit(wire::LiveExit::default()),
+                Input::Detach(_) => Output::Detached(wire::LiveDetached {}),
                 Input::Resize(_) | Input::Signal(_) => continue,
             };
-            let last = matches!(said, Output::Exit(_));
+            let last = matches!(said, Output::Exit(_) | Output::Detached(_));
             if say(said).await.is_err() || last {
                 return Ok(());
             }

@@ -136,6 +136,7 @@ async fn what_makes_no_sense_is_refused_before_an_agent_hears_of_it() {
         (begin(wire::Program { args: many, ..Default::default() }), "bytes together"),
         (with(|program| program.env.push("NAME".to_owned())), "NAME=VALUE"),
         (with(|program| program.working_dir = Some("x".to_owned())), "must begin with /"),
+        (with(|program| (program.detached, program.input) = (true, true)), "nobody is there to say what it reads"),
         (
             live_request::Part::Begin(wire::LiveBegin { target: "web".to_owned(), work: None, failed: false }),
             "field work",

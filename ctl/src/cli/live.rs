@@ -29,17 +29,28 @@ pub struct Inside {
     pub privileged: bool,
 }
 
+/// How what goes on is left.
+#[derive(Debug, Args)]
+pub struct Leaving {
+    /// The keys that leave a terminal, with commas: a letter, or ctrl- and a letter or one of @ [ \ ] ^ _
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = DetachKeys::parse)]
+    pub detach_keys: DetachKeys,
+}
+
 pub(super) const EXEC: &str = "\
 TARGET is a service (its first replica that runs), a replica (web.2) or a task's id. The program gets the container's \
-environment, user, limits and confinement, and ends when rctl goes away or the connection to it breaks. Signals and \
-the terminal's size are passed on; the third Ctrl-C in a row leaves a program that does not listen.
+environment, user, limits and confinement, and ends when rctl goes away or the connection to it breaks, unless it was \
+left at its terminal by the detach keys (ctrl-p, then ctrl-q) or begun with -d: then it goes on to its own end or its \
+container's, and nobody sees what it writes. Signals and the terminal's size are passed on; the third Ctrl-C in a row \
+ends a program that does not listen.
 
 Exit codes: the program's own; 128 and its number for a signal that ended it; 127 when there is no such program, 126 \
-when it cannot be run; 1 for an error of rctl's, which is printed.
+when it cannot be run; 0 when it was left to go on; 1 for an error of rctl's, which is printed.
 
 Examples:
   rctl exec web ls -l /etc
   rctl exec -it web.2 sh
+  rctl exec -d web.2 ./reindex --all
   rctl exec -i db.1 -- psql -U app < dump.sql
   rctl exec -u root -w /tmp -e DEBUG=1 web ./check";
 
@@ -47,6 +58,11 @@ Examples:
 pub struct Exec {
     #[command(flatten)]
     pub inside: Inside,
+    /// Return as soon as it runs
+    #[arg(short, long, conflicts_with = "interactive")]
+    pub detach: bool,
+    #[command(flatten)]
+    pub leaving: Leaving,
     /// A service, a replica, or a task's id or its beginning
     pub target: String,
     /// The program and its arguments; a -- before it may be left out
@@ -102,9 +118,8 @@ pub struct Run {
     /// What to call it, instead of SERVICE-run-XXXXXXXX
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The keys that leave a terminal, with commas: a letter, or ctrl- and a letter or one of @ [ \\ ] ^ _
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = DetachKeys::parse)]
-    pub detach_keys: DetachKeys,
+    #[command(flatten)]
+    pub leaving: Leaving,
     /// A service, with its stack where several have it: STACK/SERVICE
     pub service: String,
     /// The program and its arguments [default: the service's]
@@ -132,9 +147,8 @@ pub struct Attach {
     /// Pass signals on to the program
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub sig_proxy: bool,
-    /// The keys that leave a terminal, with commas: a letter, or ctrl- and a letter or one of @ [ \\ ] ^ _
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = DetachKeys::parse)]
-    pub detach_keys: DetachKeys,
+    #[command(flatten)]
+    pub leaving: Leaving,
     /// A service, a replica, or a task's id or its beginning
     pub target: String,
 }

@@ -301,3 +301,35 @@ fn nothing_that_was_written_is_lost_at_the_end() {
     cluster.apply(&sleepers(1));
     cluster.down();
 }
+
+#[test]
+fn what_is_begun_detached_goes_on_without_rctl() {
+    let cluster = started(1);
+    let exec = |arguments: &[&str]| cluster.rctl(&[&["exec", "-d"], arguments].concat());
+    let until_said = |file: &str, words: &str| {
+        wait::until(file, || {
+            let said = cluster.rctl(&["exec", "web", "cat", file]);
+            if said.stdout == words { Ok(()) } else { Err(said) }
+        });
+    };
+    // More than a pipe and a terminal hold, with one and without.
+    let script = "[ -t 1 ] && echo terminal > $0 || echo none > $0; seq 1 200000; echo over >> $0; sleep $1";
+    let said = exec(&["web.1", "sh", "-c", script, "/tmp/without", "1016"]);
+    assert_eq!((said.code, said.stdout.as_str(), said.stderr.as_str()), (0, "", ""));
+    let said = exec(&["-t", "web.1", "sh", "-c", script, "/tmp/with", "1017"]);
+    assert_eq!((said.code, said.stdout.as_str(), said.stderr.as_str()), (0, "", ""));
+    until_said("/tmp/without", "none\nover\n");
+    until_said("/tmp/with", "terminal\nover\n");
+    until_inside(&cluster, "both", |found| found.contains("sleep 1016") && found.contains("sleep 1017"));
+
+    // What does not begin is told.
+    let said = exec(&["web.1", "/no/such/program"]);
+    assert!(said.code == 127 && said.stderr.contains("no such program"), "{said:?}");
+    let said = exec(&["-i", "web.1", "cat"]);
+    assert!(said.code == 1 && said.stderr.contains("cannot be used with"), "{said:?}");
+    let said = cluster.rctl(&["exec", "--detach-keys", "strg-p", "web.1", "cat"]);
+    assert!(said.code == 1 && said.stderr.contains("is no key"), "{said:?}");
+    cluster.ok(&["rm", "live"]);
+    cluster.until_no_traces();
+    cluster.down();
+}

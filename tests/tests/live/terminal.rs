@@ -149,3 +149,48 @@ fn the_terminal_is_put_back_whatever_ends_rctl() {
     cluster.start_agent();
     cluster.down();
 }
+
+#[test]
+fn what_is_left_by_the_keys_goes_on_and_nothing_holds_it_up() {
+    let mut cluster = started(1);
+    // What it writes once it was left is more than a terminal holds.
+    let script = "echo ready; read said; echo $said > /tmp/said; until [ -e /tmp/go ]; do sleep 0.05; done; \
+                  seq 1 200000; echo over > /tmp/over; echo $$ > /tmp/pid; exec sleep 1014";
+    let mut terminal = Terminal::start(cluster.rctl_command(&["exec", "-it", "web", "sh", "-c", script]), 24, 80);
+    terminal.until("ready");
+    // What was typed before the keys arrives, though all come at once.
+    terminal.type_in(b"words\n\x10\x11");
+    assert_eq!(terminal.rctl.code(), Some(0));
+    terminal.until("detached from web.1, where the program goes on: `rctl top web.1` shows it");
+    assert!(terminal.is_as_before());
+    let until_file = |cluster: &roster_tests::cluster::Cluster, file: &str, words: &str| {
+        wait::until(file, || {
+            let said = cluster.rctl(&["exec", "web", "cat", file]);
+            if said.stdout == words { Ok(()) } else { Err(said) }
+        });
+    };
+    until_file(&cluster, "/tmp/said", "words\n");
+    cluster.ok(&["exec", "web", "touch", "/tmp/go"]);
+    until_file(&cluster, "/tmp/over", "over\n");
+
+    // Nor does it need the agent; what ended it leaves nothing behind.
+    cluster.kill_agent();
+    cluster.start_agent();
+    until_file(&cluster, "/tmp/over", "over\n");
+    cluster.ok(&["exec", "web", "sh", "-c", "kill $(cat /tmp/pid)"]);
+    until_inside(&cluster, "nothing but the service", |found| found.len() == 2);
+
+    // By other keys; the others are the program's. It ends with its container.
+    let arguments =
+        ["exec", "--detach-keys", "ctrl-a,d", "-it", "web", "sh", "-c", "stty raw; echo raw; head -c 2; sleep 1015"];
+    let mut terminal = Terminal::start(cluster.rctl_command(&arguments), 24, 80);
+    terminal.until("raw");
+    terminal.type_in(b"\x10\x11");
+    until_inside(&cluster, "sleep", |found| found.contains("sleep 1015"));
+    terminal.type_in(b"\x01d");
+    assert_eq!(terminal.rctl.code(), Some(0));
+    until_inside(&cluster, "what was left", |found| found.contains("sleep 1015"));
+    cluster.ok(&["rm", "live"]);
+    cluster.until_no_traces();
+    cluster.down();
+}

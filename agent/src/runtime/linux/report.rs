@@ -26,7 +26,8 @@ pub enum ExecReport {
     Failed(StartError),
 }
 
-/// What `roster-shim live` is to run; the first line it is sent. Every byte after that is a signal for the program.
+/// What `roster-shim live` is to run; the first line it is sent. Every byte after that is a signal for the program,
+/// or [`DETACH`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     pub args: Vec<String>,
@@ -40,7 +41,12 @@ pub struct Order {
     pub privileged: bool,
     /// With the host's programs in the place of the container's.
     pub tools: bool,
+    /// What it writes, other than to its terminal, goes to /dev/null.
+    pub detached: bool,
 }
+
+/// In the place of a signal: the program goes on when the socket is closed. kill(2) sends nothing by this number.
+pub const DETACH: u8 = 0;
 
 /// What `roster-shim live` says, one to a line.
 #[derive(Debug, Serialize, Deserialize)]

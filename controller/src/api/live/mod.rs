@@ -2,7 +2,8 @@
 //!
 //! Guarantees: what arrives is checked before an agent is asked; a caller is never further ahead than
 //! [`INPUT_WINDOW`], so that its signals and the new sizes of its terminal always get through; a caller that goes away
-//! cancels the request, and so ends what it began. Absent: buffering beyond that window, and repeating anything.
+//! without detaching cancels the request, and so ends what it began. Absent: buffering beyond that window, and repeating
+//! anything.
 
 mod target;
 
@@ -121,7 +122,7 @@ async fn pass_on(mut answer: Answer, replies: &Replies, taken: &AtomicU64) -> Re
         if ended {
             return Err(Status::internal(format!("node {} said more after the end", answer.node())));
         }
-        ended = matches!(output.output, Some(Output::Exit(_)));
+        ended = matches!(output.output, Some(Output::Exit(_) | Output::Detached(_)));
         if replies.send(Ok(response(live_response::Part::Output(output)))).await.is_err() {
             return Ok(());
         }
@@ -148,7 +149,7 @@ async fn feed(
             Input::Signal(signal) if !(1..=LAST_SIGNAL).contains(signal) => {
                 return Err(Status::invalid_argument(format!("field signal: there is no signal {signal}")));
             }
-            Input::End(_) | Input::Resize(_) | Input::Signal(_) => {}
+            Input::End(_) | Input::Resize(_) | Input::Signal(_) | Input::Detach(_) => {}
         }
         if sent.saturating_sub(taken.load(Ordering::Relaxed)) > INPUT_WINDOW {
             return Err(Status::resource_exhausted(format!("more than {INPUT_WINDOW} bytes of input are under way")));
@@ -199,6 +200,9 @@ fn check_program(program: &wire::Program) -> Result<(), String> {
         program.env.iter().find(|variable| variable.split_once('=').is_none_or(|(name, _)| name.is_empty()))
     {
         return Err(format!("field env: {variable:?} is not NAME=VALUE"));
+    }
+    if program.detached && program.input {
+        return Err("field detached: nobody is there to say what it reads".to_owned());
     }
     match &program.working_dir {
         Some(dir) if !dir.starts_with('/') => Err(format!("field working_dir: {dir:?} must begin with /")),

@@ -2,7 +2,7 @@
 
 use roster_proto::wire::{self, live_client::LiveClient, live_work::Work};
 
-use super::session::Session;
+use super::session::{Left, Session};
 use crate::{
     cli::Attach,
     client::Transport,
@@ -11,10 +11,24 @@ use crate::{
 };
 
 pub(in crate::commands) async fn run(args: Attach, client: LiveClient<Transport>) -> Result<Ending, Error> {
-    let Attach { no_stdin, sig_proxy, detach_keys, target } = args;
+    let Attach { no_stdin, sig_proxy, leaving, target } = args;
     let input = !no_stdin;
     let work = Work::Attach(wire::Attach { input, terminal: Some(terminal::size()) });
-    Session { target, failed: false, work, input, terminal: None, signals: sig_proxy, detach: Some(detach_keys) }
-        .run(client)
-        .await
+    let session = Session {
+        target,
+        failed: false,
+        work,
+        input,
+        terminal: None,
+        signals: sig_proxy,
+        detach: Some(leaving.detach_keys),
+        lasting: true,
+    };
+    match session.watch(client).await? {
+        Left::Ended(ending) | Left::Insisted(ending) => Ok(ending),
+        Left::Detached(name) => {
+            anstream::eprintln!("detached from {name}");
+            Ok(Ending::Done)
+        }
+    }
 }

@@ -101,7 +101,7 @@ async fn streamed(mut replies: Streaming<wire::LiveResponse>) -> Result<Ending, 
                 stdout.flush().await.map_err(|error| Error::io("cannot write the archive", error))?;
                 return Ok(done(&exit));
             }
-            Output::Stderr(_) | Output::Taken(_) => {}
+            Output::Stderr(_) | Output::Taken(_) | Output::Detached(_) => {}
         }
     }
 }
@@ -142,7 +142,7 @@ async fn unpacked(mut replies: Streaming<wire::LiveResponse>, to: PathBuf, conte
                     let _ = pieces.send(None).await;
                     return Ok::<_, Error>(exit);
                 }
-                Output::Stderr(_) | Output::Taken(_) => {}
+                Output::Stderr(_) | Output::Taken(_) | Output::Detached(_) => {}
             }
         }
     });
@@ -220,7 +220,7 @@ async fn sent(mut call: Call, mut packed: Option<Packed>) -> Result<Ending, Erro
             match next(&mut call.replies).await? {
                 Output::Taken(taken) => grant(&credit, &taken),
                 Output::Exit(exit) => return Ok(done(&exit)),
-                Output::Stdout(_) | Output::Stderr(_) => {}
+                Output::Stdout(_) | Output::Stderr(_) | Output::Detached(_) => {}
             }
         }
     };

@@ -4,7 +4,10 @@ use std::io::{self, IsTerminal};
 
 use roster_proto::wire::{self, live_client::LiveClient, live_work::Work};
 
-use super::{exec, session::Session};
+use super::{
+    exec,
+    session::{Left, Session},
+};
 use crate::{
     cli::Debug,
     client::Transport,
@@ -32,7 +35,13 @@ pub(in crate::commands) async fn run(args: Debug, client: LiveClient<Transport>)
         terminal: terminal.then(terminal::size),
         privileged: inside.privileged,
         tools: true,
+        detached: false,
     };
     let work = Work::Program(program);
-    Session { target, failed, work, input, terminal: Some(terminal), signals: true, detach: None }.run(client).await
+    let session =
+        Session { target, failed, work, input, terminal: Some(terminal), signals: true, detach: None, lasting: false };
+    match session.watch(client).await? {
+        Left::Ended(ending) | Left::Insisted(ending) => Ok(ending),
+        Left::Detached(name) => Err(Error::Refused(format!("{name}'s node let the program go unasked"))),
+    }
 }

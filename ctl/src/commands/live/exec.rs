@@ -7,7 +7,7 @@ use std::{
 
 use roster_proto::wire::{self, live_client::LiveClient, live_work::Work};
 
-use super::session::Session;
+use super::session::{Left, Session};
 use crate::{
     cli::Exec,
     client::Transport,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(in crate::commands) async fn run(args: Exec, client: LiveClient<Transport>) -> Result<Ending, Error> {
-    let Exec { inside, target, command } = args;
+    let Exec { inside, detach, leaving, target, command } = args;
     let (input, terminal) = (inside.interactive, inside.tty);
     must_be_at_terminal(terminal, input)?;
     let program = wire::Program {
@@ -28,11 +28,27 @@ pub(in crate::commands) async fn run(args: Exec, client: LiveClient<Transport>) 
         terminal: terminal.then(terminal::size),
         privileged: inside.privileged,
         tools: false,
+        detached: detach,
     };
-    let work = Work::Program(program);
-    Session { target, failed: false, work, input, terminal: Some(terminal), signals: true, detach: None }
-        .run(client)
-        .await
+    let session = Session {
+        target,
+        failed: false,
+        work: Work::Program(program),
+        input,
+        terminal: Some(terminal),
+        signals: true,
+        detach: Some(leaving.detach_keys),
+        lasting: false,
+    };
+    match session.watch(client).await? {
+        Left::Ended(ending) | Left::Insisted(ending) => Ok(ending),
+        Left::Detached(name) => {
+            if !detach {
+                anstream::eprintln!("detached from {name}, where the program goes on: `rctl top {name}` shows it");
+            }
+            Ok(Ending::Done)
+        }
+    }
 }
 
 /// A person who wants a terminal there must have one here.

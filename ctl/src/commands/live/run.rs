@@ -155,7 +155,8 @@ async fn watch(args: &Run, client: LiveClient<Transport>, id: &ServiceId, task: 
         input: args.interactive,
         terminal: Some(args.tty),
         signals: true,
-        detach: Some(args.detach_keys.clone()),
+        detach: Some(args.leaving.detach_keys.clone()),
+        lasting: true,
     };
     session.watch(client).await.map_err(|error| lost(id, &error.to_string()))
 }

@@ -3,7 +3,10 @@
 //! Guarantees: no more is read from standard input than the other end has room for; signals and the terminal's new sizes
 //! get through whatever else is stuck; what the program wrote is written before its end is told.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use roster_proto::{
@@ -34,6 +37,8 @@ const PIECE: u32 = 32 * 1024;
 const QUEUE: usize = 4;
 /// So many times a user must want to interrupt a program that does not listen until rctl goes away, and ends it so.
 const PATIENCE: u32 = 3;
+/// In which the other end must answer that what it runs goes on.
+const LETTING_GO: Duration = Duration::from_secs(10);
 
 pub(super) struct Session {
     pub(super) target: String,
@@ -46,36 +51,28 @@ pub(super) struct Session {
     pub(super) terminal: Option<bool>,
     /// Signals are passed on.
     pub(super) signals: bool,
-    /// What leaves it, where it goes on without its watcher.
+    /// What leaves it, where it may go on without its watcher.
     pub(super) detach: Option<DetachKeys>,
+    /// It goes on without its watcher, however he leaves.
+    pub(super) lasting: bool,
 }
 
 /// How a call ended that did not fail.
 pub(super) enum Left {
     /// With the program.
     Ended(Ending),
-    /// By the keys; the name of what goes on.
+    /// Not with the program, which goes on; the container's name.
     Detached(String),
     /// By a user who would not wait for the program any longer.
     Insisted(Ending),
 }
 
 impl Session {
-    pub(super) async fn run(self, client: LiveClient<Transport>) -> Result<Ending, Error> {
-        match self.watch(client).await? {
-            Left::Ended(ending) | Left::Insisted(ending) => Ok(ending),
-            Left::Detached(name) => {
-                anstream::eprintln!("detached from {name}");
-                Ok(Ending::Done)
-            }
-        }
-    }
-
     pub(super) async fn watch(self, mut client: LiveClient<Transport>) -> Result<Left, Error> {
         // Before anything begins: no signal is missed.
         let signals = Signals::listen().map_err(|error| Error::io("cannot listen for signals", error))?;
-        let goes_on = self.detach.is_some();
-        let Call { requests, replies, target } = Call::open(&mut client, self.target, self.failed, self.work).await?;
+        let Call { requests, mut replies, target } =
+            Call::open(&mut client, self.target, self.failed, self.work).await?;
         let terminal = self.terminal.unwrap_or(target.terminal);
         let raw = match self.input && terminal && io::stdin().is_terminal() {
             true => Some(Raw::enter().map_err(|error| Error::io("cannot use this terminal", error))?),
@@ -83,20 +80,27 @@ impl Session {
         };
         let detach = self.detach.filter(|_| raw.is_some());
         let credit = Semaphore::new(INPUT_WINDOW as usize);
-        let feeding = Feeding { requests, signals, input: self.input, terminal, proxy: self.signals, detach };
+        let feeding =
+            Feeding { requests: requests.clone(), signals, input: self.input, terminal, proxy: self.signals, detach };
         let ended = tokio::select! {
-            exit = show(replies, &credit) => exit.map(Over::Exit),
-            left = feeding.feed(&credit) => left.map(|signal| signal.map_or(Over::Detached, Over::Signal)),
+            over = show(&mut replies, &credit) => over,
+            left = feeding.feed(&credit) => left.map(|signal| signal.map_or(Over::Keys, Over::Signal)),
+        };
+        let ended = match ended {
+            Ok(Over::Keys) if !self.lasting => let_go(&requests, &mut replies, &credit).await,
+            ended => ended,
         };
         drop(raw);
         let exit = match ended {
             Ok(Over::Exit(exit)) => exit,
-            Ok(Over::Detached) => return Ok(Left::Detached(target.name)),
+            Ok(Over::Keys | Over::LetGo) => return Ok(Left::Detached(target.name)),
             Ok(Over::Signal(number)) => {
                 return Ok(Left::Insisted(Ending::Program(u8::try_from(128 + number).unwrap_or(u8::MAX))));
             }
             // What goes on without its watcher has ended for nobody.
-            Err(Error::BrokenOff(words)) if goes_on => return Err(Error::Refused(format!("it broke off: {words}"))),
+            Err(Error::BrokenOff(words)) if self.lasting => {
+                return Err(Error::Refused(format!("it broke off: {words}")));
+            }
             Err(error) => return Err(error),
         };
         if !exit.message.is_empty() {
@@ -108,7 +112,10 @@ impl Session {
 
 enum Over {
     Exit(wire::LiveExit),
-    Detached,
+    /// The other end sees to it that what it runs goes on.
+    LetGo,
+    /// The user typed what leaves it.
+    Keys,
     Signal(i32),
 }
 
@@ -170,18 +177,34 @@ pub(super) async fn say(requests: &mpsc::Sender<wire::LiveRequest>, input: Input
     requests.send(wire::LiveRequest { part: Some(part) }).await.is_ok()
 }
 
+/// What goes on only if the other end is asked for it.
+async fn let_go(
+    requests: &mpsc::Sender<wire::LiveRequest>,
+    replies: &mut Streaming<wire::LiveResponse>,
+    credit: &Semaphore,
+) -> Result<Over, Error> {
+    let answered = async {
+        say(requests, Input::Detach(wire::LiveDetach {})).await;
+        show(replies, credit).await
+    };
+    let silent =
+        |_| Err(Error::Refused("the container's node does not answer: the program has ended, or will".to_owned()));
+    tokio::time::timeout(LETTING_GO, answered).await.unwrap_or_else(silent)
+}
+
 /// Writes what the other end says, up to its last word.
-async fn show(mut replies: Streaming<wire::LiveResponse>, credit: &Semaphore) -> Result<wire::LiveExit, Error> {
+async fn show(replies: &mut Streaming<wire::LiveResponse>, credit: &Semaphore) -> Result<Over, Error> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     loop {
-        let written = match next(&mut replies).await? {
+        let written = match next(replies).await? {
             Output::Stdout(data) => write(&mut stdout, &data).await,
             Output::Stderr(data) => write(&mut stderr, &data).await,
             Output::Taken(taken) => {
                 grant(credit, &taken);
                 Ok(())
             }
-            Output::Exit(exit) => return Ok(exit),
+            Output::Exit(exit) => return Ok(Over::Exit(exit)),
+            Output::Detached(_) => return Ok(Over::LetGo),
         };
         written.map_err(|error| Error::io("cannot print", error))?;
     }

@@ -90,7 +90,7 @@ impl Containers {
         let group = format!("live-{:016x}", rand::random::<u64>());
         let own = CgroupDirs(vec![cgroup.0[0].join(&group)]);
         let shim = self.shim.live(&Call::Live { bundle: self.bundle(task).0, cgroup: cgroup.0, group })?;
-        let result = live::run(shim, &program.into(), input, output).await;
+        let result = live::run(shim, &program.into(), true, input, output).await;
         if let Err(LiveError::ShimDied) = result {
             // It would have done so.
             blocking(move || own.remove().map_err(|error| failed("clear the program's cgroup".to_owned(), error)))

@@ -289,7 +289,7 @@ impl Containers {
         // However this future ends, also by being dropped.
         let _cleared = Cleared { inspection: Some(inspection) };
         let shim = self.shim.live(&Call::Kept { bundle: bundle.0, cgroup: cgroup.0 })?;
-        live::run(shim, &program.into(), input, output).await
+        live::run(shim, &program.into(), false, input, output).await
     }
 
     /// What it had for `/`, without what was mounted in it; to be read only.

@@ -56,6 +56,7 @@ pub(in crate::runtime::linux) async fn attach(
         recipient: Recipient::Container(containers.clone(), task.clone()),
         // The program goes on when its watchers leave, and may have others.
         ends: false,
+        may_detach: true,
         waiting: VecDeque::new(),
         queued: 0,
         taken: 0,
@@ -83,7 +84,12 @@ pub(in crate::runtime::linux) async fn attach(
     };
     let last = tokio::select! {
         shown = shown => shown?,
-        broken = feeding.feed(input, &output) => match broken? {},
+        detached = feeding.feed(input, &output) => {
+            detached?;
+            // Nobody is left to tell when this fails.
+            let _ = output.send(said(Output::Detached(wire::LiveDetached {}))).await;
+            return Ok(());
+        }
     };
     // The shim ends the conversation when the end is on record; what is on record may be gone by now.
     let last = match (last, containers.phase(task)) {

@@ -52,7 +52,7 @@ pub(in crate::runtime::linux) async fn copy_in(
             match input.next().await {
                 Some(Ok(Input::Data(data))) => _ = pieces.send(Piece::Data(data)).await,
                 Some(Ok(Input::End(_))) => _ = pieces.send(Piece::End).await,
-                Some(Ok(Input::Resize(_) | Input::Signal(_))) => {}
+                Some(Ok(Input::Resize(_) | Input::Signal(_) | Input::Detach(_))) => {}
                 Some(Err(why)) => return LiveError::BrokenOff(why),
                 None => return LiveError::BrokenOff("it said nothing more".to_owned()),
             }

@@ -2,14 +2,15 @@
 //!
 //! Guarantees: all that a program wrote before it ended is sent before its end is; whoever reads slowly slows the
 //! program down and nothing else; no more than [`INPUT_WINDOW`] waits for a program that does not read; when the future
-//! is dropped, the program ends with all that it started. Absent: going on after a break.
+//! is dropped before the caller detaches, the program ends with all that it started. Absent: going on after a break, and
+//! coming back to a program that was detached from.
 
 mod attach;
 mod control;
 mod copy;
 mod stream;
 
-use std::{collections::VecDeque, convert::Infallible, io, os::fd::OwnedFd, sync::Arc};
+use std::{collections::VecDeque, io, os::fd::OwnedFd, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream::BoxStream};
@@ -33,7 +34,7 @@ use self::{
 };
 use super::{
     containers::{Containers, blocking},
-    report::{LiveReport, Order},
+    report::{DETACH, LiveReport, Order},
     shim_binary::LiveShim,
 };
 use crate::runtime::RuntimeError;
@@ -101,6 +102,7 @@ impl From<&wire::Program> for Order {
             terminal: program.terminal.as_ref().map(cells),
             privileged: program.privileged,
             tools: program.tools,
+            detached: program.detached,
         }
     }
 }
@@ -110,14 +112,26 @@ fn cells(size: &wire::TerminalSize) -> (u16, u16) {
     (cells(size.rows), cells(size.columns))
 }
 
-/// Runs it to its end.
-pub(super) async fn run(shim: LiveShim, order: &Order, input: LiveInput, output: LiveOutput) -> Result<(), LiveError> {
+/// Runs it to its end, or until its caller detaches.
+pub(super) async fn run(
+    shim: LiveShim,
+    order: &Order,
+    may_detach: bool,
+    input: LiveInput,
+    output: LiveOutput,
+) -> Result<(), LiveError> {
+    if order.detached && !may_detach {
+        return Err(stays());
+    }
     let mut control = Control::new(shim.socket).map_err(cannot("use the shim's socket"))?;
     control.order(order).await.map_err(cannot("order the program"))?;
     match control.report().await.map_err(cannot("hear from the shim"))? {
         Some(LiveReport::Running) => {}
         Some(other) => return end(Some(other), &output).await,
         None => return Err(LiveError::ShimDied),
+    }
+    if order.detached {
+        return let_go(control, &output).await;
     }
     let ends = Ends::of(control.received(), order).map_err(cannot("use the program's streams"))?;
     let (ended, is_ended) = watch::channel(false);
@@ -126,23 +140,47 @@ pub(super) async fn run(shim: LiveShim, order: &Order, input: LiveInput, output:
         terminal: ends.terminal,
         recipient: Recipient::Shim(control.signals()),
         ends: true,
+        may_detach,
         waiting: VecDeque::new(),
         queued: 0,
         taken: 0,
         closed: false,
     };
     let last = async {
-        let report = tokio::select! {
-            report = control.report() => report.map_err(cannot("hear from the shim"))?,
-            broken = feeding.feed(input, &output) => match broken? {},
+        let last = tokio::select! {
+            report = control.report() => Last::Report(report.map_err(cannot("hear from the shim"))?),
+            detached = feeding.feed(input, &output) => detached.map(|()| Last::Detached)?,
         };
         ended.send_replace(true);
-        Ok(report)
+        Ok(last)
     };
     let out = copy(ends.out.as_deref(), Output::Stdout, &output, is_ended.clone());
     let err = copy(ends.err.as_deref(), Output::Stderr, &output, is_ended);
-    let (report, (), ()) = futures::try_join!(last, out, err)?;
-    end(report, &output).await
+    let (last, (), ()) = futures::try_join!(last, out, err)?;
+    match last {
+        Last::Report(report) => end(report, &output).await,
+        Last::Detached => let_go(control, &output).await,
+    }
+}
+
+enum Last {
+    Report(Option<LiveReport>),
+    Detached,
+}
+
+/// The shim sees to the program alone from now on.
+async fn let_go(mut control: Control, output: &LiveOutput) -> Result<(), LiveError> {
+    if control.signals().send(DETACH).await.is_err() {
+        // It has just ended.
+        return end(control.report().await.map_err(cannot("hear from the shim"))?, output).await;
+    }
+    // Nobody is left to tell when this fails.
+    let _ = output.send(said(Output::Detached(wire::LiveDetached {}))).await;
+    Ok(())
+}
+
+fn stays() -> LiveError {
+    LiveError::Wrong("only what runs in a running container goes on without its caller".to_owned())
 }
 
 async fn end(report: Option<LiveReport>, output: &LiveOutput) -> Result<(), LiveError> {
@@ -237,6 +275,13 @@ impl Recipient {
     }
 }
 
+enum Taken {
+    More,
+    /// There will be no more data.
+    End,
+    Detach,
+}
+
 /// What the caller sends, on its way to the program.
 struct Feeding {
     sink: Option<Arc<Stream>>,
@@ -244,6 +289,7 @@ struct Feeding {
     recipient: Recipient,
     /// The end of the input is passed on.
     ends: bool,
+    may_detach: bool,
     waiting: VecDeque<Bytes>,
     /// Bytes in `waiting`.
     queued: u64,
@@ -254,8 +300,8 @@ struct Feeding {
 }
 
 impl Feeding {
-    /// Ends only with an error: the caller broke off, or said what cannot be.
-    async fn feed(mut self, mut input: LiveInput, output: &LiveOutput) -> Result<Infallible, LiveError> {
+    /// Ends when the caller detaches; or with an error: the caller broke off, or said what cannot be.
+    async fn feed(mut self, mut input: LiveInput, output: &LiveOutput) -> Result<(), LiveError> {
         let mut ending = false;
         loop {
             if ending && self.waiting.is_empty() {
@@ -273,7 +319,11 @@ impl Feeding {
             let told = self.closed || self.taken > 0 && (self.waiting.is_empty() || self.taken >= INPUT_WINDOW / 4);
             tokio::select! {
                 next = input.next() => match next {
-                    Some(Ok(next)) => ending |= self.take(next).await?,
+                    Some(Ok(next)) => match self.take(next).await? {
+                        Taken::More => {}
+                        Taken::End => ending = true,
+                        Taken::Detach => return self.write_what_fits(),
+                    },
                     Some(Err(why)) => return Err(LiveError::BrokenOff(why)),
                     None => return Err(LiveError::BrokenOff("it said nothing more".to_owned())),
                 },
@@ -288,16 +338,17 @@ impl Feeding {
         }
     }
 
-    /// True: there will be no more data.
-    async fn take(&mut self, input: Input) -> Result<bool, LiveError> {
+    async fn take(&mut self, input: Input) -> Result<Taken, LiveError> {
         match input {
             Input::Data(data) => self.queue(data)?,
             Input::End(_) => {
                 if self.terminal.is_some() && self.ends {
                     self.queue(Bytes::from_static(END_OF_TRANSMISSION))?;
                 }
-                return Ok(true);
+                return Ok(Taken::End);
             }
+            Input::Detach(_) if self.may_detach => return Ok(Taken::Detach),
+            Input::Detach(_) => return Err(stays()),
             Input::Resize(size) => {
                 let (rows, columns) = cells(&size);
                 if let Some(terminal) = &self.terminal {
@@ -309,7 +360,18 @@ impl Feeding {
             }
             Input::Signal(signal) => return Err(LiveError::Wrong(format!("there is no signal {signal}"))),
         }
-        Ok(false)
+        Ok(Taken::More)
+    }
+
+    /// What was typed before the caller left, as far as the program has room for it.
+    fn write_what_fits(&mut self) -> Result<(), LiveError> {
+        while let (Some(sink), Some(front)) = (&self.sink, self.waiting.front()) {
+            match sink.write_now(front) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                written => self.written(written)?,
+            }
+        }
+        Ok(())
     }
 
     fn queue(&mut self, data: Bytes) -> Result<(), LiveError> {

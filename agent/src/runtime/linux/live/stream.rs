@@ -51,11 +51,15 @@ impl Stream {
     pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.0.writable().await?;
-            let write = |fd: &AsyncFd<OwnedFd>| Ok(unistd::write(fd.get_ref(), bytes)?);
-            if let Ok(written) = ready.try_io(write) {
+            if let Ok(written) = ready.try_io(|_| self.write_now(bytes)) {
                 return written;
             }
         }
+    }
+
+    /// [`io::ErrorKind::WouldBlock`]: there is no room now.
+    pub(super) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(unistd::write(self.0.get_ref(), bytes)?)
     }
 
     /// Of a terminal.

@@ -6,12 +6,13 @@
 //!   └ reads and writes the program's streams itself
 //! ```
 //!
-//! When the socket closes, the agent or whoever asked it has gone, and the program and all that it started end. When the
-//! program ends by itself, what it left in the background stays, as a process of the container.
+//! When the socket closes, the agent or whoever asked it has gone, and the program and all that it started end, unless
+//! they were detached from: then the shim reads and forgets what the program writes. When the program ends by itself,
+//! what it left in the background stays, as a process of the container.
 
 use std::{
     collections::HashSet,
-    fs,
+    fs::{self, File},
     io::{self, BufRead, BufReader, IoSlice, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
@@ -42,11 +43,15 @@ use roster_runtime::{
 
 use crate::runtime::linux::{
     record::BundleDir,
-    report::{LiveReport, Order},
+    report::{DETACH, LiveReport, Order},
 };
 
 /// Bytes of an order: what the controller lets through, as JSON.
 const ORDER_LIMIT: u64 = 16 << 20;
+/// Of the program's streams the first that it writes to: its terminal, or standard output and standard error.
+const WRITTEN_TO: usize = 2;
+/// Read at a time where nobody sees it.
+const FORGOTTEN: usize = 16 * 1024;
 /// As Docker gives a terminal's program where nothing else is said.
 const TERM: &str = "TERM=xterm";
 /// In which processes that are left must have moved to the container's own cgroup.
@@ -200,16 +205,22 @@ pub(super) fn watch(
         let ready = |index: usize| polled.get(index).and_then(PollFd::any).unwrap_or(false);
         let (spoke, moved) = (ready(0), ready(1));
         drop(polled);
-        if spoke && !pass_on(agent, whom).step(|| "pass a signal on".to_owned())? {
-            // Had it not come as far as its cgroup, killing that would miss it.
-            let _ = sys::pidfd_send_signal(pidfd, libc::SIGKILL);
-            return Ok(None);
+        if spoke {
+            match pass_on(agent, whom).step(|| "pass a signal on".to_owned())? {
+                Heard::Signals => {}
+                Heard::Detached if told => {
+                    unwatched(pidfd, ours).step(|| "watch the program".to_owned())?;
+                    return reap(pidfd).map(Some);
+                }
+                Heard::Detached | Heard::Gone => {
+                    // Had it not come as far as its cgroup, killing that would miss it.
+                    let _ = sys::pidfd_send_signal(pidfd, libc::SIGKILL);
+                    return Ok(None);
+                }
+            }
         }
         match moved {
-            true if told => {
-                let status = sys::wait(pidfd).step(|| "wait for the program".to_owned())?;
-                return Ok(Some(status.shell_code()));
-            }
+            true if told => return reap(pidfd).map(Some),
             true => match channel.hear().step(|| "hear from the program".to_owned())? {
                 Some(Word::Terminal(master)) => ours = vec![master],
                 Some(Word::Executing) => executing = true,
@@ -224,13 +235,48 @@ pub(super) fn watch(
                 }
                 None if executing => {
                     agent.tell(&LiveReport::Running, &ours).step(|| "tell the agent".to_owned())?;
-                    // The agent's alone from now on: its closing them is what the program must notice.
-                    ours.clear();
+                    // Its closing the input is what the program must notice; the others are here for when it detaches.
+                    ours.truncate(WRITTEN_TO);
                     told = true;
                 }
                 None => return Err(killed()),
             },
             false => {}
+        }
+    }
+}
+
+fn reap(pidfd: &OwnedFd) -> Result<i32, StartError> {
+    Ok(sys::wait(pidfd).step(|| "wait for the program".to_owned())?.shell_code())
+}
+
+/// Until the program ends: what nobody sees any more must not hold it up.
+fn unwatched(pidfd: &OwnedFd, written_to: Vec<OwnedFd>) -> io::Result<()> {
+    // Whoever waits for the end of what the agent says does not wait for this.
+    sys::place_at(sys::open_null()?, libc::STDERR_FILENO)?;
+    let mut sources: Vec<File> = written_to.into_iter().map(File::from).collect();
+    // A terminal that was closed would hang up on who opens it anew.
+    let mut at_end = Vec::new();
+    loop {
+        let mut polled = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        polled.extend(sources.iter().map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready: Vec<bool> = polled.iter().map(|polled| polled.any().unwrap_or(false)).collect();
+        drop(polled);
+        if ready[0] {
+            return Ok(());
+        }
+        for index in (0..sources.len()).rev().filter(|index| ready[index + 1]) {
+            let over = match sources[index].read(&mut [0; FORGOTTEN]) {
+                Ok(length) => length == 0,
+                Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            };
+            if over {
+                at_end.push(sources.swap_remove(index));
+            }
         }
     }
 }
@@ -241,6 +287,10 @@ pub(super) fn streams(order: &Order) -> Result<(Stdio, Vec<OwnedFd>), StartError
         return Ok((Stdio::Inherited, Vec::new()));
     }
     let pipe = || super::pipe().step(|| "make a pipe".to_owned());
+    let null = || sys::open_null().map(OwnedFd::from).step(|| "open /dev/null".to_owned());
+    if order.detached {
+        return Ok((Stdio::Given { input: null()?, out: null()?, err: null()? }, Vec::new()));
+    }
     let ((out_read, out), (err_read, err)) = (pipe()?, pipe()?);
     let mut ours = vec![out_read, err_read];
     let input = match order.input {
@@ -249,22 +299,33 @@ pub(super) fn streams(order: &Order) -> Result<(Stdio, Vec<OwnedFd>), StartError
             ours.push(write);
             input
         }
-        false => sys::open_null().step(|| "open /dev/null".to_owned())?.into(),
+        false => null()?,
     };
     Ok((Stdio::Given { input, out, err }, ours))
 }
 
-/// To a process, or to the group that the program leads, as a terminal does it. False: the agent is gone.
-fn pass_on(agent: &Agent, whom: Pid) -> io::Result<bool> {
+enum Heard {
+    Signals,
+    /// The program is to go on by itself.
+    Detached,
+    /// The agent is.
+    Gone,
+}
+
+/// To a process, or to the group that the program leads, as a terminal does it.
+fn pass_on(agent: &Agent, whom: Pid) -> io::Result<Heard> {
     let mut signals = [0; 16];
     let length = match (&agent.socket).read(&mut signals) {
-        Ok(0) => return Ok(false),
+        Ok(0) => return Ok(Heard::Gone),
         Ok(length) => length,
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Heard::Signals),
+        Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(Heard::Gone),
         Err(error) => return Err(error),
     };
     for signal in &signals[..length] {
+        if *signal == DETACH {
+            return Ok(Heard::Detached);
+        }
         // SAFETY: kill(2) takes any number, real-time signals too, which the typed one does not.
         let sent = unsafe { libc::kill(whom.as_raw(), i32::from(*signal)) };
         match Errno::result(sent) {
@@ -273,7 +334,7 @@ fn pass_on(agent: &Agent, whom: Pid) -> io::Result<bool> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(true)
+    Ok(Heard::Signals)
 }
 
 /// What the program started and did not wait for goes on as part of the container.
