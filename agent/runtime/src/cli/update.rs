@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPidsBuilder, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPidsBuilder, LinuxResources};
 
 use super::{Context, Doing, Error, Outcome};
 use crate::store::Status;
@@ -26,9 +26,21 @@ pub(super) struct Update {
     /// Length of a CPU period
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<u64>,
+    /// Microseconds that it may use above its quota when it left as many unused before
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_burst: Option<u64>,
+    /// Microseconds of each real-time period
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_rt_runtime: Option<i64>,
+    /// Length of a real-time period
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_rt_period: Option<u64>,
     /// Part of the CPU relative to other containers
-    #[arg(long, value_name = "SHARES")]
+    #[arg(long, alias = "cpu-shares", value_name = "SHARES")]
     cpu_share: Option<u64>,
+    /// 1: only what others leave of the CPU; 0: as others
+    #[arg(long, value_name = "0|1", value_parser = clap::value_parser!(i64).range(0..=1))]
+    cpu_idle: Option<i64>,
     /// CPUs it may use, as 0-2,4
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
@@ -44,6 +56,9 @@ pub(super) struct Update {
     /// Bytes of memory and swap together; -1: no limit
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     memory_swap: Option<i64>,
+    /// Part of the disks relative to other containers
+    #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u16).range(10..=1000))]
+    blkio_weight: Option<u16>,
     /// Processes; -1: no limit
     #[arg(long, value_name = "COUNT", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
@@ -71,6 +86,10 @@ impl Update {
         let mut cpu = LinuxCpu::default();
         cpu.set_quota(self.cpu_quota)
             .set_period(self.cpu_period)
+            .set_burst(self.cpu_burst)
+            .set_realtime_runtime(self.cpu_rt_runtime)
+            .set_realtime_period(self.cpu_rt_period)
+            .set_idle(self.cpu_idle)
             .set_shares(self.cpu_share)
             .set_cpus(self.cpuset_cpus.clone())
             .set_mems(self.cpuset_mems.clone());
@@ -78,6 +97,11 @@ impl Update {
         memory.set_limit(self.memory).set_reservation(self.memory_reservation).set_swap(self.memory_swap);
         let mut resources = LinuxResources::default();
         resources.set_cpu(Some(cpu)).set_memory(Some(memory));
+        if self.blkio_weight.is_some() {
+            let mut blocks = LinuxBlockIo::default();
+            blocks.set_weight(self.blkio_weight);
+            resources.set_block_io(Some(blocks));
+        }
         if let Some(limit) = self.pids_limit {
             let pids = LinuxPidsBuilder::default().limit(limit).build();
             resources.set_pids(Some(pids.map_err(io::Error::other).doing(|| "read --pids-limit".to_owned())?));

@@ -25,7 +25,16 @@ const PER_LINUX32: libc::c_ulong = 8;
 
 /// sched_setattr(2).
 pub fn set_scheduler(scheduler: &Scheduler) -> Result<(), StartError> {
-    sys::set_scheduler(&attributes(scheduler)?).step(|| format!("set the scheduler {}", scheduler.policy()))
+    let result = sys::set_scheduler(&attributes(scheduler)?);
+    let realtime = matches!(scheduler.policy(), LinuxSchedulerPolicy::SchedFifo | LinuxSchedulerPolicy::SchedRr);
+    match result {
+        // A kernel that schedules real-time work by groups says no more.
+        Err(error) if realtime && error.raw_os_error() == Some(libc::EPERM) => Err(StartError::impossible(
+            format!("setting the scheduler {}", scheduler.policy()),
+            "its cgroup has no real-time budget (linux.resources.cpu.realtimeRuntime), or the runtime no CAP_SYS_NICE",
+        )),
+        result => result.step(|| format!("set the scheduler {}", scheduler.policy())),
+    }
 }
 
 /// ioprio_set(2).

@@ -164,12 +164,39 @@ fn limits_are_set_changed_and_told() {
     assert!(event["data"]["cpu"]["usage"]["total"].is_u64(), "{event}");
     bundle.ok(&["update", "--pids-limit", "32", "--memory", "33554432", "one"]);
     assert_eq!(limit(), (Some(32), Some(33_554_432)));
+    bundle.ok(&["update", "--cpu-quota", "50000", "--cpu-period", "100000", "--cpu-burst", "20000", "one"]);
+    let refused = bundle.refused(&["update", "--cpu-idle", "2", "one"]);
+    assert!(refused.contains("2 is not in 0..=1"), "{refused}");
+    bundle.ok(&["update", "--cpu-idle", "1", "one"]);
     let mut call = bundle.command(&["update", "--resources", "-", "one"]);
     let mut child = call.stdin(Stdio::piped()).spawn().expect("it runs");
     let resources = json!({ "pids": { "limit": 16 } }).to_string();
     std::io::Write::write_all(&mut child.stdin.take().expect("piped"), resources.as_bytes()).expect("written");
     assert!(child.wait().expect("it ends").success());
     assert_eq!(limit().0, Some(16));
+}
+
+/// Where the kernel schedules real-time work by groups, and where it does not.
+#[test]
+fn real_time_work_runs_within_its_groups_budget() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.perl(&format!("print syscall({}, 0), qq(\\n)", libc::SYS_sched_getscheduler));
+    bundle.set("/process/scheduler", json!({ "policy": "SCHED_FIFO", "priority": 10 }));
+    let fifo = format!("{}\n", libc::SCHED_FIFO);
+    let budgets = fs::exists("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").expect("it is looked for");
+    if !budgets {
+        assert_eq!(bundle.ok(&["run", "one"]), fifo);
+        return;
+    }
+    let refused = bundle.refused(&["run", "one"]);
+    assert!(refused.contains("setting the scheduler SCHED_FIFO: its cgroup has no real-time budget"), "{refused}");
+    bundle.set("/linux/resources/cpu", json!({ "realtimeRuntime": 10_000, "realtimePeriod": 1_000_000 }));
+    let refused = bundle.refused(&["run", "one"]);
+    assert!(refused.contains("is 0, and nothing below has more: write there first"), "{refused}");
+    let above = bundle.config["linux"]["cgroupsPath"].as_str().expect("a path").trim_end_matches("/one").to_owned();
+    fs::write(format!("/sys/fs/cgroup/cpu{above}/cpu.rt_runtime_us"), "10000").expect("the group's budget");
+    assert_eq!(bundle.ok(&["run", "one"]), fifo);
+    assert!(bundle.ok(&["list", "-q"]).is_empty());
 }
 
 #[test]
