@@ -151,6 +151,20 @@ async fn what_it_cannot_run_is_told_in_its_words_and_leaves_nothing() {
     }
 }
 
+/// Nothing is in its log: it did not come as far as to know of one.
+#[tokio::test]
+async fn one_that_does_not_understand_how_it_is_called_is_told_too() {
+    let runtimes = found();
+    let mut host = host_with(&runtimes);
+    host.config.runtimes.values_mut().for_each(|runtime| runtime.args.push("--no-such-flag".to_owned()));
+    host.restart();
+    for (runtime, _) in &runtimes {
+        let error = host.start(runtime, by(runtime, "true")).await.expect_err("misunderstood");
+        assert!(error.to_string().contains("no-such-flag"), "{runtime}: {error}");
+        assert_eq!(host.leftovers(runtime), Vec::<PathBuf>::new(), "{runtime}");
+    }
+}
+
 #[tokio::test]
 async fn a_runtime_that_the_node_does_not_know_is_refused() {
     let host = Host::new();

@@ -6,9 +6,11 @@
 use std::{
     fmt,
     io::{self, Read},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
+    time::Duration,
 };
 
 use oci_spec::runtime::{LinuxDeviceCgroupBuilder, Mount, RootBuilder, Spec};
@@ -16,13 +18,14 @@ use roster_runtime::{
     container::{ANNOTATION_CREATE, ANNOTATION_INIT},
     error::{StartError, Step},
     process::user::Ids,
+    sys,
 };
 use serde::{Deserialize, Serialize};
 
 use super::record::BundleDir;
 
 /// What a program says of a failure: its beginning is enough.
-const MOST_SAID: u64 = 4096;
+const MOST_SAID: usize = 4096;
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How one is called.
@@ -96,11 +99,18 @@ impl ForeignRuntime {
     /// Runs a verb to its end.
     pub(super) fn call(&self, places: &Places, verb: &str, options: &[&str], rest: &[&str]) -> Result<(), StartError> {
         let mut command = self.command(places, verb, options);
-        self.finish(places, verb, command.args(rest))
+        self.finish(places, verb, command.args(rest), None)
     }
 
-    /// Runs a command of [`Self::command`] to its end; what it logged is its error.
-    pub(super) fn finish(&self, places: &Places, verb: &str, command: &mut Command) -> Result<(), StartError> {
+    /// Runs a command of [`Self::command`] to its end; what it logged is its error, or what it wrote to `stderr`, whose
+    /// other end this is: one that does not understand its arguments knows of no log.
+    pub(super) fn finish(
+        &self,
+        places: &Places,
+        verb: &str,
+        command: &mut Command,
+        stderr: Option<&OwnedFd>,
+    ) -> Result<(), StartError> {
         let step = || format!("{verb} the container by {self}");
         // Only what this call says counts.
         match std::fs::remove_file(&places.log) {
@@ -112,14 +122,26 @@ impl ForeignRuntime {
         if status.success() {
             return Ok(());
         }
-        Err(StartError::Step { step: step(), error: said(&places.log).unwrap_or_else(|| status.to_string()) })
+        let words = said(&places.log).or_else(|| stderr.and_then(written));
+        Err(StartError::Step { step: step(), error: words.unwrap_or_else(|| status.to_string()) })
     }
+}
+
+/// What is in the pipe now: something that the program left may hold it open.
+fn written(pipe: &OwnedFd) -> Option<String> {
+    let mut text = vec![0; MOST_SAID];
+    let length = match sys::wait_readable(pipe, Duration::ZERO) {
+        Ok(true) => nix::unistd::read(pipe, &mut text).ok()?,
+        _ => return None,
+    };
+    let text = String::from_utf8_lossy(&text[..length]).trim().to_owned();
+    (!text.is_empty()).then_some(text)
 }
 
 /// The last message in a log of the form that runc began.
 fn said(log: &Path) -> Option<String> {
     let mut text = Vec::new();
-    std::fs::File::open(log).ok()?.take(MOST_SAID).read_to_end(&mut text).ok()?;
+    std::fs::File::open(log).ok()?.take(MOST_SAID as u64).read_to_end(&mut text).ok()?;
     let text = String::from_utf8_lossy(&text).into_owned();
     let message = |line: &str| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["msg"].as_str()?.to_owned());
     let last = text.lines().rev().find(|line| !line.trim().is_empty())?;

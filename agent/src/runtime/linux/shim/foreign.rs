@@ -156,7 +156,7 @@ fn create(
         let listener = UnixListener::bind(&places.console).step(step)?;
         listener.set_nonblocking(true).step(step)?;
         let mut command = runtime.command(places, "create", &options);
-        runtime.finish(places, "create", &mut command)?;
+        runtime.finish(places, "create", &mut command, None)?;
         return Ok((vec![(LogStream::Stdout, terminal(&listener)?)], None));
     }
     let pipe = || super::pipe().step(|| "make a pipe".to_owned());
@@ -170,7 +170,7 @@ fn create(
         command.stdin(read);
         input = Some(write);
     }
-    runtime.finish(places, "create", &mut command)?;
+    runtime.finish(places, "create", &mut command, Some(&err))?;
     Ok((vec![(LogStream::Stdout, out), (LogStream::Stderr, err)], input))
 }
 
