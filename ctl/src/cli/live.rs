@@ -76,7 +76,8 @@ service. COMMAND takes the place of the service's `command`. It publishes no por
 it is neither begun anew when it ends nor moved, and is lost with its node. What is done to its stack leaves it alone, \
 but for `rctl rm STACK`. `rctl ps`, `logs`, `exec` and `rm` know it as SERVICE-run-XXXXXXXX.
 
-Its program begins when rctl is there to watch it, so nothing that it prints is missed; why it does not begin is told. \
+Its program begins when rctl is there to watch it, so nothing that it prints is missed; with -d it begins by itself. Why \
+it does not begin is told, and Ctrl-C takes back what has not begun. \
 When rctl goes away it goes on, but its standard input ends. Signals are passed on, and the third Ctrl-C in a row leaves \
 it.
 
@@ -100,7 +101,7 @@ pub struct Run {
     /// Give it a terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// Print its name and return; it begins by itself
+    /// Print its name and return when it runs
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub detach: bool,
     /// Set a variable over the service's; without a value rctl's own is passed on. May be given again

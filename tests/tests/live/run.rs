@@ -109,9 +109,16 @@ fn it_runs_once_beside_its_service_and_ends_as_it_says() {
 
     // Detached, it begins by itself; removing the stack takes it along.
     let name = cluster.ok(&["run", "-d", "web", "sleep", "inf"]);
-    let task = until_one(&cluster, "it to run", |task| task["state"] == "Running" && task["cause"].is_null());
+    let task = one_offs(&cluster).pop().expect("it is there");
+    assert!(task["state"] == "Running" && task["cause"].is_null(), "rctl returns when it runs: {task:#}");
     assert_eq!(name.trim_end(), format!("shop/{}", task["service"].as_str().expect("a name")), "{task:#}");
     assert_eq!(cluster.ok(&["exec", name.trim_end(), "echo", "inside"]), "inside\n");
+    for command in ["/no/such/program", "no-such-program"] {
+        let said = run(&cluster, &["-d", "--rm", "web", command]);
+        assert!(said.code == 127 && said.stdout.is_empty() && said.stderr.contains("no such program"), "{said:?}");
+    }
+    let said = run(&cluster, &["-d", "--rm", "web", "false"]);
+    assert!(said.code == 0 && said.stdout.starts_with("shop/web-run-"), "it began: {said:?}");
     cluster.ok(&["rm", "shop"]);
     assert!(cluster.tasks().is_empty());
     cluster.down();

@@ -1,7 +1,7 @@
 //! `run`: one task of a service's spec, with another command.
 //!
 //! Guarantees: its program begins when rctl watches, so that nothing it prints is missed and nothing it reads is lost;
-//! why it does not begin is said. Absent: going on after a break, for which `rctl attach` and `rctl logs` are.
+//! why it does not begin is said, also when nobody is to watch it. Absent: going on after a break, for which `rctl attach` and `rctl logs` are.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -37,10 +37,6 @@ pub(in crate::commands) async fn run(args: Run, wishes: &Wishes) -> Result<Endin
     let answer = containers.run(request).await?.into_inner();
     let id: ServiceId =
         answer.service.parse().map_err(|error| Error::Refused(format!("the controller's answer: {error}")))?;
-    if args.detach {
-        write_out(&format!("{id}\n"))?;
-        return Ok(Ending::Done);
-    }
     let begun = tokio::select! {
         begun = begun(&mut control, &id, answer.version) => begun?,
         interrupt = tokio::signal::ctrl_c() => {
@@ -50,6 +46,12 @@ pub(in crate::commands) async fn run(args: Run, wishes: &Wishes) -> Result<Endin
             return Ok(Ending::Detached);
         }
     };
+    if args.detach {
+        return match begun {
+            Begun::Ended(task) if task.status.started.is_none() => ended(&id, &task),
+            Begun::Waits(_) | Begun::Ended(_) => write_out(&format!("{id}\n")).map(|()| Ending::Done),
+        };
+    }
     let ending = match begun {
         Begun::Waits(task) => watch(&args, client::live(wishes).await?, &id, &task).await,
         Begun::Ended(task) => ended(&id, &task).map(Left::Ended),
@@ -99,7 +101,7 @@ fn request(args: &Run) -> Result<wire::RunRequest, Error> {
 }
 
 enum Begun {
-    /// Its program, for rctl.
+    /// Its program, for rctl; or it runs, when nobody wants to watch it.
     Waits(TaskId),
     Ended(Box<Task>),
 }
