@@ -136,7 +136,7 @@ pub fn check(spec: &Spec) -> Result<(), StartError> {
     let refuse = |what: &str, reason: &str| Err(StartError::impossible(format!("config.json, {what}"), reason));
     let major = spec.version().split('.').next().unwrap_or_default();
     if major != "1" {
-        let reason = format!("{:?} is not understood: versions {OLDEST} to {NEWEST} are", spec.version());
+        let reason = format!("{:?} is not understood: 1.x is, in full from {OLDEST} to {NEWEST}", spec.version());
         return refuse("ociVersion", &reason);
     }
     let Some(linux) = spec.linux() else { return refuse("linux", "it is missing: no namespaces are named") };

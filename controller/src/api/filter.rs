@@ -211,7 +211,16 @@ fn resolve_slot(
     service: &str,
     slot: &str,
 ) -> Result<TaskSelection, FilterError> {
-    let service = resolve_service(state, within.stack.as_ref(), service)?;
+    let service = match resolve_service(state, within.stack.as_ref(), service) {
+        Err(FilterError::Ambiguous { .. }) => {
+            let named = |id: &&ServiceId| {
+                within.stack.as_ref().is_none_or(|stack| *stack == id.stack) && id.name.as_str() == service
+            };
+            let all = state.services.keys().filter(named).map(|id| format!("{id}.{slot}"));
+            return Err(ambiguous("task", name, all));
+        }
+        service => service?,
+    };
     if let Some(outer) = within.service.as_ref().filter(|outer| **outer != service) {
         return Err(FilterError::Contradiction { given: name.to_owned(), outer: format!("service {outer}") });
     }

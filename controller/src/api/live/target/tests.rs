@@ -1,7 +1,6 @@
 use roster_proto::{
     cause::Cause,
     id::{NodeId, Slot, Version},
-    node::NodeDescription,
     spec::{ServiceSpec, StackSpec},
     task::{StopReason, TaskReport, TaskStatus},
     time::Timestamp,
@@ -16,7 +15,7 @@ impl Bench {
     fn new(tasks: &[(&str, &str, u32)]) -> Self {
         let mut bench = Self(ClusterState::default());
         let node: NodeId = "vm1".parse().expect("a name");
-        bench.apply(Command::RegisterNode { node: node.clone(), description: NodeDescription::default() });
+        bench.apply(Command::RegisterNode { node: node.clone(), description: Box::default() });
         for (stack, services) in [("hello", ["web", "cache"]), ("shop", ["web", "worker"])] {
             let services = services.map(|name| (name.parse().expect("a name"), ServiceSpec::of_image("img", 3)));
             let stack = StackSpec { name: stack.parse().expect("a name"), services: services.into() };
@@ -98,7 +97,7 @@ fn a_replica_and_a_task_mean_themselves() {
     bench.add("b3", "hello/web", 2);
     assert_eq!(bench.found("hello/web.2"), "web.2 (b3) is Assigned; it must be Running");
     assert!(
-        bench.found("web.1").contains("could be any of these services: hello/web, shop/web"),
+        bench.found("web.1").contains("could be any of these tasks: hello/web.1, shop/web.1"),
         "{}",
         bench.found("web.1")
     );
