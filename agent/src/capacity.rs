@@ -20,7 +20,7 @@ pub enum CapacityError {
     NoMemory,
 }
 
-/// Describes this host. `own_bridge` is left out of its addresses.
+/// Describes this host, but for its runtimes. `own_bridge` is left out of its addresses.
 pub fn describe(labels: BTreeMap<String, String>, own_bridge: &str) -> Result<NodeDescription, CapacityError> {
     let names = uname().map_err(|error| CapacityError::Kernel { what: "its name (uname)", source: error.into() })?;
     Ok(NodeDescription {
@@ -32,6 +32,7 @@ pub fn describe(labels: BTreeMap<String, String>, own_bridge: &str) -> Result<No
         kernel: text(&names, UtsName::release),
         cgroups: cgroup_mode(Path::new(CGROUP)).to_owned(),
         architecture: text(&names, UtsName::machine),
+        runtimes: Vec::new(),
     })
 }
 

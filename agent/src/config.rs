@@ -1,6 +1,10 @@
 //! The agent's flags, and what they amount to.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
 use roster_proto::{
@@ -171,6 +175,8 @@ pub struct Config {
     /// Holds the directories `ledger` and `identity`.
     pub data_dir: PathBuf,
     pub labels: BTreeMap<String, String>,
+    /// Names of the OCI runtimes that services may ask for.
+    pub runtimes: Vec<String>,
     /// Left out of the host's addresses.
     pub bridge: String,
     /// `None`: metrics are not served.
@@ -210,6 +216,14 @@ impl Flags {
             controller: self.controller.clone(),
             data_dir: self.data_dir.clone(),
             labels: self.labels.iter().cloned().collect(),
+            runtimes: self
+                .runtimes
+                .iter()
+                .map(|(name, _)| name)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .cloned()
+                .collect(),
             bridge: self.bridge.clone(),
             metrics: self.metrics.0,
         })

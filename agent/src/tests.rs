@@ -65,6 +65,7 @@ impl Bench {
             controller: Controller::url(self.path()),
             data_dir: self.path().join("data"),
             labels: Default::default(),
+            runtimes: Vec::new(),
             bridge: "roster0".into(),
             metrics: None,
         };

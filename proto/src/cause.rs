@@ -141,6 +141,9 @@ pub enum RejectReason {
         protocol: Protocol,
         holder: String,
     },
+    NoRuntime {
+        runtime: String,
+    },
 }
 
 impl fmt::Display for Cause {
@@ -233,6 +236,7 @@ impl fmt::Display for RejectReason {
                 let protocol = if *protocol == Protocol::Tcp { "tcp" } else { "udp" };
                 write!(f, "has port {port}/{protocol} taken by {holder}")
             }
+            RejectReason::NoRuntime { runtime } => write!(f, "has no runtime {runtime}"),
         }
     }
 }

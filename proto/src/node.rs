@@ -50,6 +50,9 @@ pub struct NodeDescription {
     /// `v1`, `hybrid` or `v2`.
     pub cgroups: String,
     pub architecture: String,
+    /// OCI runtimes that services may ask for, beside Roster's own.
+    #[serde(default)]
+    pub runtimes: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

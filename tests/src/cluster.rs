@@ -202,7 +202,11 @@ impl Cluster {
     }
 
     pub fn start_agent(&mut self) {
-        self.agent = Some(self.spawn("roster-agent", &self.agent_arguments()));
+        self.start_agent_with(&[]);
+    }
+
+    pub fn start_agent_with(&mut self, more: &[String]) {
+        self.agent = Some(self.spawn("roster-agent", &[&self.agent_arguments(), more].concat()));
     }
 
     /// SIGKILL: what a daemon may suffer at any instant.

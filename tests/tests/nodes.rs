@@ -1,6 +1,10 @@
 //! What people do with nodes, by the real programs: whole outputs.
 
-use roster_tests::{cluster::Cluster, drive::Drive};
+use roster_tests::{
+    cluster::{Cluster, bin},
+    drive::Drive,
+    wait,
+};
 
 const SPEC: &str =
     "name: a\nservices:\n  s: {image: roster-hello, network_mode: none, init: true, command: sleep inf}\n";
@@ -69,5 +73,28 @@ fn a_node_is_listed_labelled_paused_drained_and_removed() {
     text += &said.text;
     insta::assert_snapshot!("nodes", text);
     cluster.start_agent();
+    cluster.down();
+}
+
+#[test]
+fn a_service_waits_for_a_node_with_its_runtime() {
+    let mut cluster = Cluster::start();
+    let spec =
+        "name: a\nservices:\n  s: {image: roster-hello, network_mode: none, command: sleep inf, runtime: other}\n";
+    cluster.ok(&["apply", "--detach", &cluster.spec(spec).to_string_lossy()]);
+    wait::until("the reason", || {
+        let said = cluster.ok(&["ps"]);
+        if said.contains("vm1 has no runtime other") { Ok(()) } else { Err(said) }
+    });
+    assert!(!cluster.ok(&["node", "inspect", "vm1"]).contains("Runtimes"));
+    cluster.stop_agent();
+    // Roster's own will do, by its command line.
+    cluster.start_agent_with(&[format!("--runtime=other={}", bin("roster-runtime").display())]);
+    cluster.until_running(1);
+    assert!(cluster.ok(&["node", "inspect", "vm1"]).contains("Runtimes:     roster, other\n"));
+    let said = cluster.rctl(&["exec", "s", "true"]);
+    assert!(said.stderr.contains("another runtime made the container"), "{said:?}");
+    cluster.ok(&["rm", "a"]);
+    cluster.until_no_traces();
     cluster.down();
 }

@@ -75,7 +75,7 @@ impl SessionTask {
 
     async fn converse(&mut self) -> Result<(), Status> {
         let (node, description, protocol) = self.hello().await?;
-        let command = Command::RegisterNode { node: node.clone(), description };
+        let command = Command::RegisterNode { node: node.clone(), description: description.into() };
         self.dispatcher.cluster.change(command).await?;
         self.dispatcher.liveness.heard(&node);
         let by_root_here = self.origin.as_ref().is_some_and(is_root_here);

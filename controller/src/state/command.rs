@@ -68,7 +68,7 @@ pub enum Command {
     /// A node that is Down, or new, is not Ready by that: it must settle first.
     RegisterNode {
         node: NodeId,
-        description: NodeDescription,
+        description: Box<NodeDescription>,
     },
     /// All at once: together they may engage the brake before anything is moved off one of them. Those that are
     /// unknown or Down already are passed over.

@@ -115,6 +115,9 @@ pub fn node(node: &Node, load: list::Load, tasks: &[Task], now: Timestamp) -> St
         format!("{} ({}), cgroups {}", description.kernel, description.architecture, description.cgroups),
     );
     line(&mut out, "Agent", &description.agent_version);
+    if !description.runtimes.is_empty() {
+        line(&mut out, "Runtimes", format!("roster, {}", description.runtimes.join(", ")));
+    }
     for (key, value) in node.all_labels() {
         line(&mut out, "Label", format!("{key}={value}"));
     }

@@ -144,6 +144,7 @@ fn services_nodes_images_events() {
             kernel: "6.1.0".into(),
             cgroups: "v2".into(),
             architecture: "x86_64".into(),
+            runtimes: vec!["crun".into(), "runsc".into()],
         },
         state: NodeState::Ready,
         availability: Availability::Active,

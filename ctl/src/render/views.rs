@@ -176,6 +176,7 @@ pub struct NodeView {
     pub kernel: String,
     pub cgroups: String,
     pub architecture: String,
+    pub runtimes: Vec<String>,
 }
 
 impl NodeView {
@@ -200,6 +201,7 @@ impl NodeView {
             kernel: description.kernel,
             cgroups: description.cgroups,
             architecture: description.architecture,
+            runtimes: description.runtimes,
         }
     }
 }

@@ -121,6 +121,7 @@ impl From<Rejection> for wire::Rejection {
                 protocol: wire::Protocol::from(protocol).into(),
                 holder,
             }),
+            RejectReason::NoRuntime { runtime } => Reason::NoRuntime(runtime),
         };
         Self { node: rejection.node.into(), reason: Some(reason) }
     }
@@ -141,6 +142,7 @@ impl TryFrom<wire::Rejection> for Rejection {
                 protocol: enumeration::<wire::Protocol, _>("protocol", w.protocol)?,
                 holder: w.holder,
             },
+            Reason::NoRuntime(runtime) => RejectReason::NoRuntime { runtime },
         };
         Ok(Self { node: name("node", &rejection.node)?, reason })
     }

@@ -58,6 +58,7 @@ impl From<NodeDescription> for wire::NodeDescription {
             kernel: description.kernel,
             cgroups: description.cgroups,
             architecture: description.architecture,
+            runtimes: description.runtimes,
         }
     }
 }
@@ -74,6 +75,7 @@ impl TryFrom<wire::NodeDescription> for NodeDescription {
             kernel: description.kernel,
             cgroups: description.cgroups,
             architecture: description.architecture,
+            runtimes: description.runtimes,
         })
     }
 }

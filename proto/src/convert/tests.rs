@@ -154,6 +154,7 @@ fn causes() -> Vec<Cause> {
                 RejectReason::Cpu { wanted: 2, free: 1 },
                 RejectReason::Memory { wanted: 2, free: 1 },
                 RejectReason::HostPort { port: 80, protocol: Protocol::Tcp, holder: "a/b".into() },
+                RejectReason::NoRuntime { runtime: "runsc".into() },
             ]
             .map(|reason| Rejection { node: node(), reason })
             .to_vec(),

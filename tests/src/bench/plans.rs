@@ -92,7 +92,7 @@ fn world(nodes: usize, tasks_per_node: usize) -> Result<World, String> {
     let mut world = World::default();
     let capacity = Capacity { nano_cpus: 8_000_000_000, memory: 16 << 30 };
     let description = NodeDescription { hostname: "n".to_owned(), capacity, ..NodeDescription::default() };
-    world.apply(Command::RegisterNode { node: node_id(0), description });
+    world.apply(Command::RegisterNode { node: node_id(0), description: description.into() });
     let generation = world.state.nodes.get(&node_id(0)).map_or(Version(0), |node| node.generation);
     world.apply(Command::SettleNode { node: node_id(0), generation });
     let first = world.state.nodes.get(&node_id(0)).cloned().ok_or("the first node was not taken")?;

@@ -1,7 +1,6 @@
 use std::fmt::Write;
 
 use roster_proto::{
-    node::NodeDescription,
     spec::{ServiceSpec, StackSpec},
     time::Timestamp,
 };
@@ -20,7 +19,7 @@ fn cluster() -> ClusterState {
     };
     for node in ["vm1", "vm2"] {
         let node = node.parse().expect("a name");
-        apply(&mut state, Command::RegisterNode { node, description: NodeDescription::default() });
+        apply(&mut state, Command::RegisterNode { node, description: Box::default() });
     }
     for (stack, services) in [("hello", ["web", "cache"]), ("shop", ["web", "worker"])] {
         let services = services.map(|name| (name.parse().expect("a name"), ServiceSpec::of_image("img", 2)));

@@ -253,7 +253,7 @@ impl Trial {
         here.reported.clear();
         let node = here.id.clone();
         let description = NodeDescription { capacity: CAPACITY, ..NodeDescription::default() };
-        self.world.apply(Command::RegisterNode { node: node.clone(), description });
+        self.world.apply(Command::RegisterNode { node: node.clone(), description: description.into() });
         if let Some(leader) = &mut self.leader {
             leader.liveness.heard(&node);
             leader.sent.remove(&host);

@@ -10,7 +10,7 @@ use crate::state::overlap;
 
 /// The first reason that stands against it; `None` when the node can take it.
 pub(super) fn rejection(host: &Host, ask: &Ask<'_>) -> Option<RejectReason> {
-    state(host).or_else(|| room(host, ask)).or_else(|| ports(host, ask))
+    state(host).or_else(|| runtime(host, ask)).or_else(|| room(host, ask)).or_else(|| ports(host, ask))
 }
 
 fn state(host: &Host) -> Option<RejectReason> {
@@ -20,6 +20,11 @@ fn state(host: &Host) -> Option<RejectReason> {
         (NodeState::Ready, Availability::Drain) => Some(RejectReason::Draining),
         (NodeState::Ready, Availability::Active) => None,
     }
+}
+
+fn runtime(host: &Host, ask: &Ask<'_>) -> Option<RejectReason> {
+    let wanted = ask.runtime.filter(|wanted| !host.node.description.runtimes.iter().any(|known| known == wanted))?;
+    Some(RejectReason::NoRuntime { runtime: wanted.to_owned() })
 }
 
 fn room(host: &Host, ask: &Ask<'_>) -> Option<RejectReason> {

@@ -34,6 +34,8 @@ pub(super) struct Ask<'a> {
     only: Option<&'a NodeId>,
     resources: &'a Resources,
     ports: &'a [PublishedPort],
+    /// Another OCI runtime than Roster's own.
+    runtime: Option<&'a str>,
 }
 
 /// The nodes with what is promised on each.
@@ -81,7 +83,8 @@ impl<'a> Ask<'a> {
             Slot::Node(node) => Some(node),
         };
         let ports = service.published.get(&version).map_or(&[][..], Vec::as_slice);
-        Some(Self { service: &service.id, version, only, resources: &spec.resources, ports })
+        let runtime = spec.runtime.as_deref();
+        Some(Self { service: &service.id, version, only, resources: &spec.resources, ports, runtime })
     }
 
     /// On no other node than this one, if there is one.

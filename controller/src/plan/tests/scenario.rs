@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 use roster_proto::{
     cause::Cause,
     id::{ServiceId, TaskId},
-    node::{Availability, Capacity, NodeState},
+    node::{Availability, Capacity, NodeDescription, NodeState},
     spec::{Mode, NetworkMode, PidMode, Port, Protocol, RestartCondition, ServiceSpec, UpdateOrder},
     task::{Desired, Health, StopReason, Task, TaskState, TaskStatus},
 };
@@ -65,7 +65,7 @@ impl Stage {
     fn step(&mut self, verb: &str, rest: &[&str]) {
         match (verb, rest) {
             ("node", [name, options @ ..]) => {
-                let outcome = self.world.register(name, capacity(options));
+                let outcome = self.world.describe(name, description(options));
                 self.tell(outcome);
             }
             ("node-down", [name]) => self.set_node(name, NodeState::Down),
@@ -346,6 +346,7 @@ fn change_spec(spec: &mut ServiceSpec, options: &[&str]) {
             "order" if value == "start-first" => spec.update.order = UpdateOrder::StartFirst,
             "order" => spec.update.order = UpdateOrder::StopFirst,
             "shares" => spec.task.rights.pid = PidMode::Service(value.parse().expect("a name")),
+            "runtime" => spec.task.runtime = Some(value.to_owned()),
             "singleton" => spec.task.singleton = value == "true",
             "cpus" => spec.task.resources.reservations.nano_cpus = Some(cpus(value)),
             "memory" => spec.task.resources.reservations.memory = Some(size(value)),
@@ -365,16 +366,18 @@ fn port(text: &str) -> Port {
     Port { target: number(target), published: published.map(number), host_ip: None, protocol: Protocol::Tcp }
 }
 
-fn capacity(options: &[&str]) -> Capacity {
+fn description(options: &[&str]) -> NodeDescription {
     let mut capacity = Capacity { nano_cpus: 4_000_000_000, memory: 8 * GIB };
+    let mut runtimes = Vec::new();
     for option in options {
         match option.split_once('=').expect("KEY=VALUE") {
             ("cpus", value) => capacity.nano_cpus = cpus(value),
             ("memory", value) => capacity.memory = size(value),
+            ("runtimes", value) => runtimes = value.split(',').map(str::to_owned).collect(),
             (key, _) => panic!("no such option: {key}"),
         }
     }
-    capacity
+    NodeDescription { capacity, runtimes, ..NodeDescription::default() }
 }
 
 fn cpus(text: &str) -> u64 {

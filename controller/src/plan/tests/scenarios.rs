@@ -42,6 +42,7 @@ scenarios! {
     one_off_loses_its_node
     one_off_is_removed
     only_what_changed
+    other_runtime
     ports_in_host_network
     preview
     rejected_backs_off

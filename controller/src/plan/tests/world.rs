@@ -49,8 +49,12 @@ impl World {
     }
 
     pub(crate) fn register(&mut self, node: &str, capacity: Capacity) -> Outcome {
-        let description = NodeDescription { hostname: node.to_owned(), capacity, ..NodeDescription::default() };
-        let registered = self.apply(Command::RegisterNode { node: node_id(node), description });
+        self.describe(node, NodeDescription { capacity, ..NodeDescription::default() })
+    }
+
+    pub(crate) fn describe(&mut self, node: &str, description: NodeDescription) -> Outcome {
+        let description = NodeDescription { hostname: node.to_owned(), ..description };
+        let registered = self.apply(Command::RegisterNode { node: node_id(node), description: description.into() });
         let settled = self.set_node(node, NodeState::Ready);
         if settled == Outcome::Unchanged { registered } else { settled }
     }

@@ -2,7 +2,6 @@
 
 use roster_proto::{
     id::{PeerId, Version},
-    node::NodeDescription,
     time::Timestamp,
 };
 
@@ -36,7 +35,7 @@ fn three() -> ClusterState {
         assert_eq!(apply(&mut state, controller(id)), Outcome::Applied);
     }
     let node: roster_proto::id::NodeId = "vm1".parse().expect("a node");
-    apply(&mut state, Command::RegisterNode { node: node.clone(), description: NodeDescription::default() });
+    apply(&mut state, Command::RegisterNode { node: node.clone(), description: Box::default() });
     let generation = state.nodes[&node].generation;
     apply(&mut state, Command::SettleNode { node, generation });
     state

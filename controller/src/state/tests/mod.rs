@@ -52,7 +52,10 @@ fn apply(state: &mut ClusterState, command: Command) -> Outcome {
 
 fn register() -> Command {
     let capacity = Capacity { nano_cpus: 4_000_000_000, memory: 1 << 30 };
-    Command::RegisterNode { node: node(), description: NodeDescription { capacity, ..NodeDescription::default() } }
+    Command::RegisterNode {
+        node: node(),
+        description: NodeDescription { capacity, ..NodeDescription::default() }.into(),
+    }
 }
 
 fn settle(state: &ClusterState) -> Command {

@@ -34,7 +34,7 @@ fn nodes(state: &mut ClusterState, count: usize) -> Vec<NodeId> {
         let mut description = NodeDescription::default();
         description.capacity.nano_cpus = 4_000_000_000;
         description.capacity.memory = 1 << 30;
-        apply(state, Command::RegisterNode { node: node.clone(), description });
+        apply(state, Command::RegisterNode { node: node.clone(), description: description.into() });
         settle(state, node);
     }
     names
@@ -103,7 +103,7 @@ fn a_node_is_drained_labelled_and_removed() {
 fn a_node_is_ready_when_it_has_settled_on_its_latest_set() {
     let mut state = ClusterState::default();
     let node = node_id("a");
-    let register = || Command::RegisterNode { node: node_id("a"), description: NodeDescription::default() };
+    let register = || Command::RegisterNode { node: node_id("a"), description: Box::default() };
     apply(&mut state, register());
     assert!(!state.node_is_ready(&node) && state.nodes[&node].fenced, "nothing of it can run there");
     assert_eq!(settle(&mut state, &node), Outcome::Applied);
