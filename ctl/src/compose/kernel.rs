@@ -62,10 +62,17 @@ fn ulimits(context: &mut Context<'_>, node: &Node) -> BTreeMap<String, Ulimit> {
 
 /// -1 is no limit.
 fn limit(context: &mut Context<'_>, node: &Node, key: &str) -> Option<Option<u64>> {
-    if context.text(node, key)? == "-1" {
-        return Some(None);
+    let text = context.text(node, key)?;
+    match units::integer(text) {
+        Some(-1) => Some(None),
+        Some(limit @ 0..) if limit <= i64::MAX.into() => u64::try_from(limit).ok().map(Some),
+        _ => {
+            let message = format!("`{key}`: {} is no limit", quoted(text));
+            let help = format!("write a whole number from 0 to {}, or -1 for none", i64::MAX);
+            context.error(node.span, message).help(help);
+            None
+        }
     }
-    context.integer(node, key, 0..=i64::MAX as u64).map(Some)
 }
 
 fn sysctls(context: &mut Context<'_>, node: &Node, network: NetworkMode, ipc: &IpcMode) -> BTreeMap<String, String> {
