@@ -93,7 +93,7 @@ fn sysctls(context: &mut Context<'_>, node: &Node, network: NetworkMode, ipc: &I
 fn shm_size(context: &mut Context<'_>, fields: &Fields<'_>, ipc: &IpcMode) -> Option<u64> {
     let node = fields.get("shm_size")?;
     let bytes = context.bytes(node, "shm_size")?;
-    if !matches!(ipc, IpcMode::Private | IpcMode::Service(_)) {
+    if *ipc != IpcMode::Private {
         let message = "`shm_size` has no effect: the container has no /dev/shm of its own";
         context.error(node.span, message).help("remove `shm_size`, or `ipc`");
         return None;

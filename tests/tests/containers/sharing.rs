@@ -14,13 +14,14 @@ services:
     stop_grace_period: 1s
     ipc: service:db
     pid: service:db
-    command: ['sh', '-c', 'touch /dev/mqueue/of-app; exec sleep 2000']
+    command: ['sh', '-c', 'touch /dev/mqueue/of-app /dev/shm/of-app; exec sleep 2000']
     deploy: {replicas: REPLICAS}
   db:
     image: roster-hello
     network_mode: none
     stop_grace_period: 1s
-    command: ['sh', '-c', 'touch /dev/mqueue/of-db; exec sleep 1000']
+    shm_size: 8m
+    command: ['sh', '-c', 'touch /dev/mqueue/of-db /dev/shm/of-db; exec sleep 1000']
     deploy: {replicas: REPLICAS}
 ";
 
@@ -39,8 +40,10 @@ fn two_services_share_processes_and_queues_and_end_together() {
         for what in ["sleep 1000", "sleep 2000", "of-app", "of-db"] {
             assert_eq!(seen.matches(what).count(), 1, "{app}: {what}: {seen}");
         }
-        let back = cluster.ok(&["exec", &db, "ls", "/dev/mqueue"]);
-        assert_eq!(back, "of-app\nof-db\n");
+        let back = cluster.ok(&["exec", &db, "ls", "/dev/mqueue", "/dev/shm"]);
+        assert_eq!(back, "/dev/mqueue:\nof-app\nof-db\n\n/dev/shm:\nof-app\nof-db\n");
+        let memory = cluster.ok(&["exec", &app, "grep", " /dev/shm ", "/proc/mounts"]);
+        assert!(memory.contains("nosuid,nodev,noexec") && memory.contains("size=8192k"), "{memory}");
         assert!(cluster.ok(&["top", &db]).contains("sleep 1000"));
     }
 

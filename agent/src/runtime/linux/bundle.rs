@@ -311,7 +311,7 @@ fn dev_options(rights: &Rights) -> &'static [&'static str] {
 fn ipc_mounts(task: &TaskSpec) -> Result<Vec<OciMount>, OciSpecError> {
     let queues = || standard("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
     match task.rights.ipc {
-        // What is in /dev/shm is files, not of the namespace.
+        // Where it is a service's the shim puts that one's in the place of this.
         IpcMode::Private | IpcMode::Service(_) => {
             let size = format!("size={}k", task.kernel.shm_size.unwrap_or(SHM_SIZE).div_ceil(1024));
             Ok(vec![standard("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &size])?, queues()?])

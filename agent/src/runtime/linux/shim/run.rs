@@ -28,7 +28,7 @@ use super::{
     foreign, hold,
     lease::{Guard, Terms},
     log_file::LogFile,
-    partner::{Joined, Partner},
+    partner::{Partner, Shared},
     report,
 };
 use crate::runtime::{
@@ -38,9 +38,6 @@ use crate::runtime::{
         report::StartReport,
     },
 };
-
-/// Nearly the last the kernel picks when the host is out of memory: losing a shim loses its container.
-const SHIM_OOM_SCORE: &str = "-998";
 
 /// Bytes read from the container at a time, and the most of one line that is kept in one piece, as in CRI's logs.
 const READ_SIZE: usize = 16 * 1024;
@@ -79,16 +76,7 @@ impl Making<'_> {
 
 pub(super) fn run(making: &Making<'_>, address: Option<Ipv4Addr>, lease: Option<Terms>) -> Result<(), StartError> {
     let Making { bundle, cgroup, .. } = making;
-    sys::set_process_name(c"roster-shim").step(|| "name the shim".to_owned())?;
-    nix::unistd::setsid().step(|| "begin a session".to_owned())?;
-    std::env::set_current_dir("/").step(|| "change to /".to_owned())?;
-    // A host that does not let us (no CAP_SYS_RESOURCE) gets a shim as likely to be killed as any process.
-    match fs::write("/proc/self/oom_score_adj", SHIM_OOM_SCORE) {
-        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
-            return Err(error).step(|| "set the shim's oom_score_adj".to_owned());
-        }
-        _ => {}
-    }
+    super::stand_alone()?;
     let mut guard = lease.map(Guard::begin).transpose()?;
     let mut watchers = Watchers::listen(bundle).step(|| "listen for those who attach".to_owned())?;
     let (child, pidfd, mut streams, mut log) =
@@ -143,17 +131,22 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
         false => None,
     };
     let door = cgroup.door().step(|| "open the container's cgroup".to_owned())?;
-    let joined = making.partner.map(Joined::enter).transpose()?;
+    let shared = making.partner.map(|partner| Shared::with(partner, bundle)).transpose()?;
     let namespaces = if making.has_own_pids() { nix::libc::CLONE_NEWPID } else { 0 };
     // SAFETY: the shim never starts a thread.
     match unsafe { container::fork(namespaces, &door) }? {
         sys::Forked::Child => {
             // Not to keep open what only the shim reads: its death must be noticed.
             drop((out, err, channel, ended, input_write));
+            // The namespaces stay open until they are entered.
+            let (spec, mounts, _namespaces) = match shared {
+                Some(Shared { spec, mounts, namespaces }) => (Some(spec), Some(mounts), namespaces),
+                None => (None, None, Vec::new()),
+            };
             let birth = Birth {
                 id: bundle.id(),
                 bundle: &bundle.0,
-                mapped: None,
+                mapped: mounts,
                 door,
                 cgroup,
                 stdio: Stdio::Given { input, out: out_write, err: err_write },
@@ -167,11 +160,7 @@ fn fork_container(making: &Making<'_>) -> Result<Begun, StartError> {
                 hears_filter: false,
                 toolbox: None,
             };
-            container::become_container(birth, || {
-                let mut spec = bundle.spec()?;
-                joined.iter().for_each(|joined| joined.put_into(&mut spec));
-                Ok(Cow::Owned(spec))
-            })
+            container::become_container(birth, || spec.map_or_else(|| bundle.spec(), Ok).map(Cow::Owned))
         }
         sys::Forked::Parent { child, pidfd } => {
             drop((out_write, err_write, ended_write, process, input, door, start));
