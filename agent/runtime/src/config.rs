@@ -5,13 +5,19 @@
 //! it starts. The id maps that oci-spec has at the top are in no version of the standard: they are ignored as any unknown
 //! field.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+};
 
 use oci_spec::runtime::{
-    Box as Size, ExecCPUAffinity, Hooks, Linux, LinuxCapabilities, LinuxIOPriority, Mount, PosixRlimit, Process, Root,
-    Scheduler, Solaris, Spec, User, VM, Windows, ZOS,
+    Box as Size, Capability, ExecCPUAffinity, Hooks, Linux, LinuxCapabilities, LinuxIOPriority, Mount, PosixRlimit,
+    Process, Root, Scheduler, Solaris, Spec, User, VM, Windows, ZOS,
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IntoDeserializer},
+};
 
 use crate::{error::StartError, process::scheduling::cpu_mask};
 
@@ -20,11 +26,16 @@ pub const OLDEST: &str = "1.0.0";
 pub const NEWEST: &str = "1.2.0";
 
 pub fn parse(json: &[u8]) -> serde_json::Result<Spec> {
-    serde_json::from_slice::<Config>(json).map(Spec::from)
+    parse_warning(json, |_| {})
 }
 
-pub fn parse_process(json: &[u8]) -> serde_json::Result<Process> {
-    serde_json::from_slice::<ProcessFields>(json).map(Process::from)
+/// `warn` is told what is left out, by the standard: capabilities that nobody knows.
+pub fn parse_warning(json: &[u8], warn: impl FnMut(&str)) -> serde_json::Result<Spec> {
+    serde_json::from_slice::<Config>(json).map(|config| config.into_spec(warn))
+}
+
+pub fn parse_process(json: &[u8], warn: impl FnMut(&str)) -> serde_json::Result<Process> {
+    serde_json::from_slice::<ProcessFields>(json).map(|fields| fields.into_process(warn))
 }
 
 /// Errors name the type that is asked for, not this one.
@@ -57,13 +68,14 @@ struct ProcessFields {
     command_line: Option<String>,
     env: Option<Vec<String>>,
     cwd: PathBuf,
-    capabilities: Option<LinuxCapabilities>,
+    capabilities: Option<Capabilities>,
     rlimits: Option<Vec<PosixRlimit>>,
     no_new_privileges: Option<bool>,
     apparmor_profile: Option<String>,
     oom_score_adj: Option<i32>,
     selinux_label: Option<String>,
     io_priority: Option<LinuxIOPriority>,
+    #[serde(default, deserialize_with = "scheduler")]
     scheduler: Option<Scheduler>,
     #[serde(rename = "execCPUAffinity")]
     exec_cpu_affinity: Option<Affinity>,
@@ -77,46 +89,92 @@ struct Affinity {
     after: Option<String>,
 }
 
-impl From<Config> for Spec {
-    fn from(config: Config) -> Self {
-        let mut spec = Self::default();
-        spec.set_version(config.version)
-            .set_root(config.root)
-            .set_mounts(config.mounts)
-            .set_process(config.process.map(Process::from))
-            .set_hostname(config.hostname)
-            .set_domainname(config.domainname)
-            .set_hooks(config.hooks)
-            .set_annotations(config.annotations)
-            .set_linux(config.linux)
-            .set_solaris(config.solaris)
-            .set_windows(config.windows)
-            .set_vm(config.vm)
-            .set_zos(config.zos);
+#[derive(Deserialize)]
+#[serde(expecting = "struct LinuxCapabilities")]
+struct Capabilities {
+    bounding: Option<Vec<String>>,
+    effective: Option<Vec<String>>,
+    inheritable: Option<Vec<String>>,
+    permitted: Option<Vec<String>>,
+    ambient: Option<Vec<String>>,
+}
+
+impl Capabilities {
+    fn known(self, mut warn: impl FnMut(&str)) -> LinuxCapabilities {
+        let mut known = |set: &str, names: Option<Vec<String>>| {
+            let one = |name: String| {
+                let known =
+                    Capability::deserialize(IntoDeserializer::<serde_json::Error>::into_deserializer(name.as_str()));
+                if known.is_err() {
+                    warn(&format!("left out of the {set} capabilities: {name:?}: there is no such one"));
+                }
+                known.ok()
+            };
+            names.map(|names| names.into_iter().filter_map(one).collect::<HashSet<_>>())
+        };
+        let mut sets = LinuxCapabilities::default();
+        sets.set_bounding(known("bounding", self.bounding))
+            .set_effective(known("effective", self.effective))
+            .set_inheritable(known("inheritable", self.inheritable))
+            .set_permitted(known("permitted", self.permitted))
+            .set_ambient(known("ambient", self.ambient));
+        sets
+    }
+}
+
+/// The crate that reads the rest has other names for two of the flags than the standard.
+fn scheduler<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Scheduler>, D::Error> {
+    let Some(mut json) = Option::<serde_json::Value>::deserialize(json)? else { return Ok(None) };
+    for flag in json.get_mut("flags").and_then(serde_json::Value::as_array_mut).into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+    Scheduler::deserialize(json).map(Some).map_err(D::Error::custom)
+}
+
+impl Config {
+    fn into_spec(self, warn: impl FnMut(&str)) -> Spec {
+        let mut spec = Spec::default();
+        spec.set_version(self.version)
+            .set_root(self.root)
+            .set_mounts(self.mounts)
+            .set_process(self.process.map(|fields| fields.into_process(warn)))
+            .set_hostname(self.hostname)
+            .set_domainname(self.domainname)
+            .set_hooks(self.hooks)
+            .set_annotations(self.annotations)
+            .set_linux(self.linux)
+            .set_solaris(self.solaris)
+            .set_windows(self.windows)
+            .set_vm(self.vm)
+            .set_zos(self.zos);
         spec
     }
 }
 
-impl From<ProcessFields> for Process {
-    fn from(fields: ProcessFields) -> Self {
-        let mut process = Self::default();
+impl ProcessFields {
+    fn into_process(self, warn: impl FnMut(&str)) -> Process {
+        let mut process = Process::default();
         process
-            .set_terminal(fields.terminal)
-            .set_console_size(fields.console_size)
-            .set_user(fields.user)
-            .set_args(fields.args)
-            .set_command_line(fields.command_line)
-            .set_env(fields.env)
-            .set_cwd(fields.cwd)
-            .set_capabilities(fields.capabilities)
-            .set_rlimits(fields.rlimits)
-            .set_no_new_privileges(fields.no_new_privileges)
-            .set_apparmor_profile(fields.apparmor_profile)
-            .set_oom_score_adj(fields.oom_score_adj)
-            .set_selinux_label(fields.selinux_label)
-            .set_io_priority(fields.io_priority)
-            .set_scheduler(fields.scheduler)
-            .set_exec_cpu_affinity(fields.exec_cpu_affinity.map(ExecCPUAffinity::from));
+            .set_terminal(self.terminal)
+            .set_console_size(self.console_size)
+            .set_user(self.user)
+            .set_args(self.args)
+            .set_command_line(self.command_line)
+            .set_env(self.env)
+            .set_cwd(self.cwd)
+            .set_capabilities(self.capabilities.map(|sets| sets.known(warn)))
+            .set_rlimits(self.rlimits)
+            .set_no_new_privileges(self.no_new_privileges)
+            .set_apparmor_profile(self.apparmor_profile)
+            .set_oom_score_adj(self.oom_score_adj)
+            .set_selinux_label(self.selinux_label)
+            .set_io_priority(self.io_priority)
+            .set_scheduler(self.scheduler)
+            .set_exec_cpu_affinity(self.exec_cpu_affinity.map(ExecCPUAffinity::from));
         process
     }
 }

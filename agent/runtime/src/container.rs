@@ -240,7 +240,7 @@ fn make_root(birth: &mut Birth<'_>, spec: &Spec) -> Result<Option<OwnedFd>, Star
 }
 
 /// Looking for the hierarchies takes time.
-fn shows_cgroups(spec: &Spec) -> bool {
+pub fn shows_cgroups(spec: &Spec) -> bool {
     let is_cgroup = |mount: &Mount| mount.typ().as_deref().is_some_and(|typ| typ.starts_with("cgroup"));
     spec.mounts().iter().flatten().any(is_cgroup)
 }

@@ -15,7 +15,7 @@ use super::{
     devices::{self, Rule},
     realtime,
     resources::{self, Write},
-    roots::{ALWAYS, BLOCKS, CPU_TIME, MAYBE, Roots},
+    roots::{ALWAYS, BLOCKS, CPU_SET, CPU_TIME, MAYBE, Roots},
     write,
 };
 use crate::{
@@ -104,10 +104,11 @@ impl Hierarchies {
         Ok(names)
     }
 
-    /// Makes the group with its limits. It may be there, but not with processes in it: they would be another's.
+    /// Makes the group with its limits. It may be there, but not with processes in it: they would be another's. `shown`:
+    /// the container's programs see its groups.
     ///
     /// Leaves no group behind that it made when it fails.
-    pub fn create(&self, path: &Path, resources: &LinuxResources) -> Result<CgroupDirs, StartError> {
+    pub fn create(&self, path: &Path, resources: &LinuxResources, shown: bool) -> Result<CgroupDirs, StartError> {
         let path = below_root(path)?;
         let rules = devices::rules(resources.devices().as_deref().unwrap_or_default())?;
         let mut writes = resources::writes(resources, self.version())?;
@@ -115,11 +116,24 @@ impl Hierarchies {
         let created = match &self.layout {
             Layout::V1(roots) => devices::v1_writes(&rules).and_then(|devices| {
                 writes.extend(devices);
-                create_v1(roots, path, &writes, &counters(roots, resources), &mut made)
+                create_v1(roots, path, &writes, &unlimited(roots, resources, shown), &mut made)
             }),
             Layout::V2(root) => create_v2(root, path, &writes, &rules, &mut made),
         };
-        created.map_err(|error| remove_made(made, error))
+        created.map_err(|error| {
+            let released = self.release(path);
+            remove_made(made, released.err().unwrap_or(error))
+        })
+    }
+
+    /// What is reserved for a group in those above it, before it is removed.
+    pub fn release(&self, path: &Path) -> Result<(), StartError> {
+        match &self.layout {
+            Layout::V1(roots) => {
+                roots.get("cpu").map_or(Ok(()), |root| realtime::release(root, OWN_PARENT, below_root(path)?))
+            }
+            Layout::V2(_) => Ok(()),
+        }
     }
 
     /// Changes limits of a group that [`Self::create`] made, also to ones by controllers it did not need until now.
@@ -159,21 +173,23 @@ impl Hierarchies {
     }
 }
 
-/// Those that only count. Docker reads the figures of whichever group a container is in, be it the host's; a config
-/// that speaks of blocks, without a limit perhaps, is one whose maker reads them.
-fn counters(roots: &Roots, resources: &LinuxResources) -> Vec<&'static str> {
+/// Those that set no limit here. Docker reads the figures of whichever group a container is in, be it the host's; a
+/// config that speaks of blocks, without a limit perhaps, is one whose maker reads them. Java, where it sees groups,
+/// believes no limit at all unless that of its processors is among them.
+fn unlimited(roots: &Roots, resources: &LinuxResources, shown: bool) -> Vec<&'static str> {
     let blocks = resources.block_io().as_ref().map(|_| BLOCKS);
-    [Some(CPU_TIME), blocks].into_iter().flatten().filter(|controller| roots.get(controller).is_some()).collect()
+    let all = [Some(CPU_TIME), shown.then_some(CPU_SET), blocks];
+    all.into_iter().flatten().filter(|controller| roots.get(controller).is_some()).collect()
 }
 
 fn create_v1(
     roots: &Roots,
     path: &Path,
     writes: &[Write],
-    counters: &[&'static str],
+    unlimited: &[&'static str],
     made: &mut Vec<PathBuf>,
 ) -> Result<CgroupDirs, StartError> {
-    let mut controllers = [&ALWAYS, counters].concat();
+    let mut controllers = [&ALWAYS, unlimited].concat();
     controllers.extend(writes.iter().map(|write| write.controller.as_str()));
     let dirs = CgroupDirs(v1_dirs(roots, &controllers, path)?);
     make_all(&dirs, made)?;
@@ -228,8 +244,18 @@ fn update_v1(roots: &Roots, path: &Path, writes: &[Write], home: &CgroupDirs) ->
 }
 
 fn limit_v1(roots: &Roots, path: &Path, writes: &[Write]) -> Result<(), StartError> {
-    let _room = roots.get("cpu").map(|root| realtime::make_room(root, OWN_PARENT, path, writes)).transpose()?;
-    write::apply(writes, |controller| Ok(roots.need(controller)?.join(path)))
+    let apply = || write::apply(writes, |controller| Ok(roots.need(controller)?.join(path)));
+    let budgeted = |root: &&Path| writes.iter().any(realtime::is_about) && root.join(realtime::RUNTIME).exists();
+    let Some(root) = roots.get("cpu").filter(budgeted) else { return apply() };
+    let mut tries = 1;
+    loop {
+        let limited = realtime::make_room(root, OWN_PARENT, path, writes).and_then(|()| apply());
+        if limited.is_ok() || tries == realtime::TRIES {
+            return limited.and_then(|()| realtime::give_back(root, OWN_PARENT, path));
+        }
+        // Another may have taken the room.
+        tries += 1;
+    }
 }
 
 /// Controllers that must work in the group. Files that begin with `cgroup.` are every group's.

@@ -14,9 +14,10 @@ use crate::error::StartError;
 pub(super) const ALWAYS: [&str; 3] = ["pids", "memory", "cpu"];
 /// Those in which a container may have a group as well.
 pub(super) const MAYBE: [&str; 9] =
-    [CPU_TIME, "cpuset", BLOCKS, "devices", "hugetlb", "net_cls", "net_prio", "rdma", FREEZER];
+    [CPU_TIME, CPU_SET, BLOCKS, "devices", "hugetlb", "net_cls", "net_prio", "rdma", FREEZER];
 /// Mounted together with cpu on most hosts.
 pub(super) const CPU_TIME: &str = "cpuacct";
+pub(super) const CPU_SET: &str = "cpuset";
 pub(super) const BLOCKS: &str = "blkio";
 pub(super) const FREEZER: &str = "freezer";
 

@@ -37,7 +37,7 @@ impl Group {
     }
 
     fn create(&self, resources: &str) -> CgroupDirs {
-        self.hierarchies.create(&self.path, &parse(resources)).unwrap()
+        self.hierarchies.create(&self.path, &parse(resources), false).unwrap()
     }
 
     fn update(&self, resources: &str) -> Result<(), crate::error::StartError> {
@@ -176,7 +176,7 @@ fn a_group_in_use_is_not_given_to_a_second_container() {
     let dirs = group.create("{}");
     group.create(r#"{"pids": {"limit": 5}}"#);
     let mut child = start(&dirs, "exec sleep 60");
-    let error = group.hierarchies.create(&group.path, &parse("{}")).unwrap_err().to_string();
+    let error = group.hierarchies.create(&group.path, &parse("{}"), false).unwrap_err().to_string();
     assert!(error.contains(&format!("[{}]", child.id())), "{error}");
     assert!(is_there(child.id()));
     dirs.kill().unwrap();
@@ -186,7 +186,8 @@ fn a_group_in_use_is_not_given_to_a_second_container() {
 #[test]
 fn a_group_whose_limits_cannot_be_set_is_not_left_behind() {
     let group = Group::named("failed");
-    let error = group.hierarchies.create(&group.path, &parse(r#"{"cpu": {"cpus": "9999"}}"#)).unwrap_err().to_string();
+    let error =
+        group.hierarchies.create(&group.path, &parse(r#"{"cpu": {"cpus": "9999"}}"#), false).unwrap_err().to_string();
     assert!(error.contains("9999") && error.contains("cpuset.cpus"), "{error}");
     assert!(group.dirs().0.iter().all(|dir| !dir.exists()));
 }
@@ -196,7 +197,8 @@ const REALTIME: &str = r#"{"cpu": {"realtimeRuntime": 20000, "realtimePeriod": 1
 #[test]
 fn a_real_time_budget_that_cannot_be_says_what_is_in_its_way() {
     let group = Group::named("realtime");
-    let refusal = |resources: &str| group.hierarchies.create(&group.path, &parse(resources)).unwrap_err().to_string();
+    let refusal =
+        |resources: &str| group.hierarchies.create(&group.path, &parse(resources), false).unwrap_err().to_string();
     let error = refusal(REALTIME);
     match &group.hierarchies.layout {
         Layout::V2(_) => assert!(error.contains("control groups v2"), "{error}"),
@@ -228,13 +230,14 @@ fn above_a_group_of_the_runtimes_own_there_is_as_much_real_time_as_below() {
     if !root.join(realtime::RUNTIME).exists() {
         return;
     }
+    let ours = group.top.to_str().unwrap();
     let top = root.join(group.top.strip_prefix("/").unwrap());
     let budget = |dir: &Path| fs::read_to_string(dir.join(realtime::RUNTIME)).unwrap().trim().parse::<u64>().unwrap();
     let ask = |name: &str, resources: &str| {
         let path = group.top.strip_prefix("/").unwrap().join(name);
         fs::create_dir_all(root.join(&path)).unwrap();
         let writes = resources::writes(&parse(resources), Version::V1).unwrap();
-        let _room = realtime::make_room(root, group.top.to_str().unwrap(), &path, &writes)?;
+        realtime::make_room(root, ours, &path, &writes)?;
         write::apply(&writes, |_| Ok(root.join(&path)))
     };
     ask("container", "{}").unwrap();
@@ -244,23 +247,32 @@ fn above_a_group_of_the_runtimes_own_there_is_as_much_real_time_as_below() {
     // Another period; as many as fit, whatever order they come in.
     ask("container", r#"{"cpu": {"realtimeRuntime": 5000, "realtimePeriod": 100000}}"#).unwrap();
     assert!((69_999..=70_000).contains(&budget(&top)), "{}", budget(&top));
+    ask("container", r#"{"cpu": {"realtimePeriod": 50000}}"#).unwrap();
+    assert!((119_999..=120_000).contains(&budget(&top)), "{}", budget(&top));
     ask("container", r#"{"cpu": {"realtimeRuntime": 1000}}"#).unwrap();
     assert_eq!(budget(&top.join("container")), 1000);
+    realtime::give_back(root, ours, group.path.strip_prefix("/").unwrap()).unwrap();
+    assert!((39_999..=40_000).contains(&budget(&top)), "{}", budget(&top));
 
     // The host keeps something for itself.
-    let error = ask("container", r#"{"cpu": {"realtimeRuntime": 99000}}"#).unwrap_err().to_string();
+    let error = ask("container", r#"{"cpu": {"realtimeRuntime": 49500}}"#).unwrap_err().to_string();
     assert!(error.contains(&format!("{} is ", root.join(realtime::RUNTIME).display())), "{error}");
     assert_eq!(budget(&top.join("container")), 1000);
-    for dir in ["between/container", "between"] {
-        fs::remove_dir(top.join(dir)).unwrap();
-    }
+    let error = ask("container", r#"{"cpu": {"realtimeRuntime": 50001}}"#).unwrap_err().to_string();
+    assert!(error.contains("a budget of 50001 is more than the whole period, which is 50000"), "{error}");
+    let below = group.top.strip_prefix("/").unwrap().join("between/container");
+    realtime::release(root, ours, &below).unwrap();
+    fs::remove_dir(root.join(below)).unwrap();
+    assert_eq!(budget(&top.join("between")), 0);
+    assert!((19_999..=20_000).contains(&budget(&top)), "{}", budget(&top));
+    fs::remove_dir(top.join("between")).unwrap();
 }
 
 #[test]
 fn only_groups_below_the_root_are_touched() {
     let hierarchies = Hierarchies::open().unwrap();
     for path in ["/", "", "/a/../../b", ".."] {
-        let error = hierarchies.create(Path::new(path), &parse("{}")).unwrap_err().to_string();
+        let error = hierarchies.create(Path::new(path), &parse("{}"), false).unwrap_err().to_string();
         assert!(error.contains("below the root"), "{error}");
     }
 }

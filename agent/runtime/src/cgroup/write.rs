@@ -49,8 +49,8 @@ pub(super) fn apply(writes: &[Write], dir: impl Fn(&str) -> Result<PathBuf, Star
 
 fn failed(dir: &Path, write: &Write, error: io::Error) -> StartError {
     let path = dir.join(&write.file);
-    if write.file == realtime::RUNTIME && error.raw_os_error() == Some(libc::EINVAL) {
-        return realtime::refused(dir, &write.value, error);
+    if realtime::is_about(write) && error.raw_os_error() == Some(libc::EINVAL) {
+        return realtime::refused(dir, write, error);
     }
     if error.kind() == io::ErrorKind::NotFound {
         let reason = format!("this kernel has no such limit for the cgroup controller {}", write.controller);

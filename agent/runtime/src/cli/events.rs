@@ -20,8 +20,22 @@ pub(super) struct Events {
     #[arg(long)]
     stats: bool,
     /// Between two
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = clap::value_parser!(u64).range(1..))]
-    interval: u64,
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = interval)]
+    interval: Duration,
+}
+
+/// As containerd's callers write it, 5s or 500ms, or in seconds.
+fn interval(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let milliseconds = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        _ => 0,
+    };
+    let time = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(milliseconds));
+    let time = time.filter(|time| *time > 0).map(Duration::from_millis);
+    time.ok_or_else(|| "write a number of seconds, or one with ms, s or m behind it".to_owned())
 }
 
 pub(super) fn events(context: &Context, events: &Events) -> Outcome {
@@ -31,8 +45,7 @@ pub(super) fn events(context: &Context, events: &Events) -> Outcome {
         return Ok(0);
     }
     let Some(init) = record.init()? else { return Ok(0) };
-    let interval = Duration::from_secs(events.interval);
-    while !sys::wait_readable(&init, interval).doing(|| "watch the container".to_owned())? {
+    while !sys::wait_readable(&init, events.interval).doing(|| "watch the container".to_owned())? {
         print(context, events, &record)?;
     }
     Ok(0)

@@ -238,6 +238,6 @@ impl Exec {
 
 fn read(file: &Path) -> Result<Process, Error> {
     let bytes = fs::read(file).doing(|| format!("read {}", file.display()))?;
-    config::parse_process(&bytes)
+    config::parse_process(&bytes, warn)
         .map_err(|error| Error::Refused(format!("{} is not understood: {error}", file.display())))
 }

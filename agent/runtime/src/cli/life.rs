@@ -13,7 +13,7 @@ use nix::{errno::Errno, libc};
 use oci_spec::runtime::{ContainerState, Spec};
 use serde::Serialize;
 
-use super::{Context, Doing, Error, Outcome, print, warn};
+use super::{Context, Doing, Error, Outcome, make::cgroup_path, print, warn};
 use crate::{
     channel::await_exec,
     container::{self, stage_of},
@@ -24,6 +24,8 @@ use crate::{
 
 /// A process in the middle of a slow call to the kernel is frozen after it.
 const FREEZING: Duration = Duration::from_secs(10);
+/// How long what was half made may take to end.
+const ENDING: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(super) struct Id {
@@ -233,6 +235,7 @@ pub(super) fn remove(
 ) -> Result<(), Error> {
     let mut errors = Vec::new();
     if let Some((record, spec)) = record {
+        errors.extend(context.hierarchies.release(&record.cgroup).err().map(|error| error.to_string()));
         let emptied = match context.hierarchies.dirs(&record.cgroup) {
             Ok(dirs) => dirs.remove().map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -243,6 +246,9 @@ pub(super) fn remove(
             Ok(spec) => warn_of_hooks(container, record, &spec, "poststop", ContainerState::Stopped),
             Err(error) => errors.push(error.to_string()),
         }
+    } else if let Ok(spec) = container.spec() {
+        let removed = cgroup_path(&spec, &container.id).and_then(|cgroup| remove_half_made(context, &cgroup));
+        errors.extend(removed.err().map(|error| error.to_string()));
     }
     if errors.is_empty() {
         errors.extend(container.remove().err().map(|error| error.to_string()));
@@ -251,6 +257,27 @@ pub(super) fn remove(
         true => Ok(()),
         false => Err(Error::Several(format!("cannot delete container {}: {}", container.id, errors.join("; ")))),
     }
+}
+
+/// Who made it was killed before there was a record. Its group may be another's, who has processes in it.
+fn remove_half_made(context: &Context, cgroup: &Path) -> Result<(), Error> {
+    let dirs = context.hierarchies.dirs(cgroup)?;
+    let doing = || format!("remove the cgroup {}", cgroup.display());
+    for pid in dirs.processes().doing(doing)? {
+        // A first process that finds its maker gone ends at once.
+        let ended = u32::try_from(pid).is_ok_and(|pid| match sys::pidfd_open(pid) {
+            Ok(process) => sys::wait_readable(&process, ENDING).unwrap_or(false),
+            Err(_) => true,
+        });
+        if !ended {
+            return Err(Error::Refused(format!(
+                "the cgroup {} has process {pid} in it: end it first",
+                cgroup.display()
+            )));
+        }
+    }
+    context.hierarchies.release(cgroup)?;
+    dirs.remove().doing(doing)
 }
 
 pub(super) fn pause(context: &Context, id: &str) -> Outcome {

@@ -138,7 +138,7 @@ impl Bundle {
         let path = fs::canonicalize(path).doing(|| format!("find the bundle {}", path.display()))?;
         let file = path.join("config.json");
         let config = fs::read(&file).doing(|| format!("read {}", file.display()))?;
-        let spec = config::parse(&config)
+        let spec = config::parse_warning(&config, warn)
             .map_err(|error| Error::Refused(format!("{} is not understood: {error}", file.display())))?;
         config::check(&spec)?;
         Ok(Self { path, config, spec })
@@ -179,7 +179,7 @@ fn make(
 }
 
 /// Below each hierarchy's root.
-fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, Error> {
+pub(super) fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, Error> {
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
     let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
         return Ok(Path::new(OWN_PARENT).join(id));
@@ -212,10 +212,12 @@ impl Maker<'_> {
     fn make(&self, wait: bool) -> Result<Born, Error> {
         let resources = self.bundle.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         let hierarchies = &self.context.hierarchies;
-        let dirs = hierarchies.create(&self.cgroup, &resources.unwrap_or_default())?;
+        let shown = container::shows_cgroups(&self.bundle.spec);
+        let dirs = hierarchies.create(&self.cgroup, &resources.unwrap_or_default(), shown)?;
         let result = self.mount_on_host().and_then(|()| self.fork(&dirs, wait));
         let Err(error) = result else { return result };
-        match dirs.remove() {
+        let removed = hierarchies.release(&self.cgroup).and_then(|()| dirs.remove().step(|| "remove it".to_owned()));
+        match removed {
             Ok(()) => Err(error),
             Err(left) => Err(Error::Several(format!("{error}; its cgroup is left behind: {left}"))),
         }

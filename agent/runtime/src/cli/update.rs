@@ -30,7 +30,7 @@ pub(super) struct Update {
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_burst: Option<u64>,
     /// Microseconds of each real-time period
-    #[arg(long, value_name = "MICROSECONDS")]
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
     cpu_rt_runtime: Option<i64>,
     /// Length of a real-time period
     #[arg(long, value_name = "MICROSECONDS")]

@@ -202,7 +202,7 @@ pub(super) struct MountOptions<'a> {
 impl<'a> MountOptions<'a> {
     pub(super) fn of(options: impl IntoIterator<Item = &'a str>) -> Self {
         let mut all = Self::default();
-        for option in options {
+        for option in options.into_iter().filter(|option| !option.is_empty()) {
             match meaning(option) {
                 Some(Nothing) => {}
                 Some(Word) | None => all.words.push(option),

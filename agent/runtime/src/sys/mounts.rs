@@ -66,7 +66,10 @@ impl FsContext {
         let mut message = [0; 512];
         // Each read gives one message, and fails when there is none.
         while let Ok(length) = nix::unistd::read(&self.0, &mut message) {
-            lines.push(String::from_utf8_lossy(&message[..length]).trim().to_owned());
+            let text = String::from_utf8_lossy(&message[..length]);
+            // How grave it is comes first: a letter.
+            let words = ["e ", "w ", "i "].into_iter().find_map(|level| text.strip_prefix(level));
+            lines.push(words.unwrap_or(&text).trim().to_owned());
         }
         lines.join("\n")
     }
@@ -99,10 +102,10 @@ pub fn clone_device(path: &Path) -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// The host's `/dev/null` for reading, through such a mount: fchmod(2) works on any descriptor.
+/// The host's `/dev/null` for reading and writing, through such a mount: fchmod(2) works on any descriptor.
 pub fn open_null() -> io::Result<File> {
     let mount = clone_device(Path::new("/dev/null"))?;
-    File::open(format!("/proc/self/fd/{}", mount.as_raw_fd()))
+    File::options().read(true).write(true).open(format!("/proc/self/fd/{}", mount.as_raw_fd()))
 }
 
 fn open_tree(at: Option<BorrowedFd<'_>>, path: &Path, recursive: bool) -> io::Result<OwnedFd> {

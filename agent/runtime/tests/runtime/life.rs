@@ -311,3 +311,61 @@ fn errors_are_logged_as_containerd_reads_them() {
     assert!(refused.contains("native.cgroupdriver=cgroupfs"), "{refused}");
     assert!(bundle.ok(&["--version"]).starts_with("roster-runtime version "));
 }
+
+#[test]
+fn a_capability_that_nobody_knows_is_left_out_with_a_warning() {
+    let mut bundle = Bundle::new(&["/bin/true"]);
+    bundle.set("/process/capabilities/bounding", json!(["CAP_KILL", "CAP_FOO"]));
+    let ended = said(bundle.command(&["run", "one"]).stdin(Stdio::null()).output().expect("it runs"));
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let warning = "warning: left out of the bounding capabilities: \"CAP_FOO\": there is no such one";
+    assert_eq!(ended.err.matches(warning).count(), 1, "{ended:?}");
+}
+
+#[test]
+fn a_schedulers_flags_are_called_as_in_the_standard() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.perl(&format!("print syscall({}, 0), qq(\\n)", libc::SYS_sched_getscheduler));
+    bundle.set("/process/scheduler", json!({ "policy": "SCHED_BATCH", "flags": ["SCHED_FLAG_RESET_ON_FORK"] }));
+    assert_eq!(bundle.ok(&["run", "one"]), format!("{}\n", libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK));
+    bundle.set("/process/scheduler/flags", json!(["SCHED_FLAG_DL_OVERRUN", "SCHED_NO_SUCH"]));
+    let refused = bundle.refused(&["run", "one"]);
+    assert!(refused.contains("SCHED_NO_SUCH"), "{refused}");
+}
+
+/// Java, for one, believes no limit where that of its processors is not among what it sees.
+#[test]
+fn where_groups_are_seen_they_are_the_containers_own() {
+    let mut bundle = Bundle::new(&[]);
+    bundle.shell(
+        "cd /sys/fs/cgroup; cat cpuset/cpuset.cpus cpuset.cpus.effective 2> /dev/null; grep -c /one /proc/self/cgroup",
+    );
+    bundle.mount(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] }));
+    let seen = bundle.ok(&["run", "one"]);
+    assert!(seen.starts_with('0'), "{seen}");
+    let v1 = fs::exists("/sys/fs/cgroup/pids").expect("it is looked for");
+    let count = seen.lines().last().and_then(|count| count.parse::<usize>().ok());
+    // pids, memory, cpu, cpuacct, cpuset and devices, however many of them share a hierarchy.
+    assert!(count.is_some_and(|count| if v1 { count >= 5 } else { count == 1 }), "{seen}");
+}
+
+/// Its maker was killed before there was a record of it.
+#[test]
+fn what_was_half_made_is_removed_with_its_groups() {
+    let bundle = Bundle::new(&["/bin/true"]);
+    bundle.ok(&["run", "one"]);
+    let folder = bundle.file("state/one");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("config.json"), bundle.config.to_string()).expect("written");
+    let path = bundle.config["linux"]["cgroupsPath"].as_str().expect("a path");
+    let roots = if fs::exists("/sys/fs/cgroup/pids").expect("it is looked for") {
+        vec!["/sys/fs/cgroup/pids", "/sys/fs/cgroup/memory"]
+    } else {
+        vec!["/sys/fs/cgroup"]
+    };
+    let groups: Vec<String> = roots.iter().map(|root| format!("{root}{path}")).collect();
+    groups.iter().for_each(|group| fs::create_dir_all(group).expect("made"));
+    assert_eq!(bundle.status("one"), "creating");
+    bundle.ok(&["delete", "--force", "one"]);
+    assert!(groups.iter().all(|group| !fs::exists(group).expect("it is looked for")) && !folder.exists());
+}

@@ -28,7 +28,7 @@ fn add_v1(cpu: &LinuxCpu, table: &mut Table) {
     if let Some(period) = cpu.period().filter(|period| *period != 0) {
         table.set("cpu", "cpu.cfs_period_us", period);
     }
-    if let Some(quota) = cpu.quota() {
+    if let Some(quota) = cpu.quota().filter(|quota| *quota != 0) {
         table.set("cpu", "cpu.cfs_quota_us", if quota > 0 { quota } else { -1 });
     }
     if let Some(burst) = cpu.burst() {
@@ -37,7 +37,7 @@ fn add_v1(cpu: &LinuxCpu, table: &mut Table) {
     if let Some(period) = cpu.realtime_period().filter(|period| *period != 0) {
         table.set("cpu", "cpu.rt_period_us", period);
     }
-    if let Some(runtime) = cpu.realtime_runtime() {
+    if let Some(runtime) = cpu.realtime_runtime().filter(|runtime| *runtime != 0) {
         table.set("cpu", "cpu.rt_runtime_us", runtime);
     }
     if let Some(idle) = cpu.idle() {
@@ -54,7 +54,10 @@ fn add_v2(cpu: &LinuxCpu, table: &mut Table) -> Result<(), StartError> {
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
         table.set("cpu", "cpu.weight", weight(shares));
     }
-    let quota = cpu.quota().map(|quota| if quota > 0 { quota.to_string() } else { "max".to_owned() });
+    let quota = cpu
+        .quota()
+        .filter(|quota| *quota != 0)
+        .map(|quota| if quota > 0 { quota.to_string() } else { "max".to_owned() });
     match (quota, cpu.period().filter(|period| *period != 0)) {
         (None, None) => {}
         (quota, Some(period)) => table.set("cpu", "cpu.max", format!("{} {period}", quota.as_deref().unwrap_or("max"))),

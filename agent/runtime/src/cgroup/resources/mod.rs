@@ -4,7 +4,8 @@
 //! loses nothing, or that every engine tolerates:
 //! - `memory.kernel` is obsolete and ignored: kernels since 5.16 have no such limit, and runc ignores it as well.
 //!   `memory.useHierarchy` is what every kernel since 5.11 does;
-//! - zero means "not said" for memory and shares, as in the Go types from which most configs are written;
+//! - zero means "not said" for processes, memory, shares, quotas and periods, as in the Go types from which most configs
+//!   are written: Docker's `update` says it of everything that it leaves alone;
 //! - the limit of swap is skipped where the kernel does not count swap.
 //!
 //! Devices have rules instead of values: see [`super::devices`].
@@ -49,7 +50,7 @@ pub enum Absent {
 /// refuses the wrong one, and [`super::write`] comes back to it.
 pub fn writes(resources: &LinuxResources, version: Version) -> Result<Vec<Write>, StartError> {
     let mut table = Table { version, writes: Vec::new() };
-    if let Some(pids) = resources.pids() {
+    if let Some(pids) = resources.pids().as_ref().filter(|pids| pids.limit() != 0) {
         table.set("pids", "pids.max", if pids.limit() > 0 { pids.limit().to_string() } else { "max".to_owned() });
     }
     if let Some(memory) = resources.memory() {

@@ -26,10 +26,9 @@ fn no_resources_are_no_writes() {
 }
 
 #[test]
-fn pids_below_one_are_no_limit() {
+fn a_negative_number_of_pids_is_no_limit() {
     for version in [V1, V2] {
         assert_eq!(lines(version, r#"{"pids": {"limit": 32}}"#), ["pids.max 32"]);
-        assert_eq!(lines(version, r#"{"pids": {"limit": 0}}"#), ["pids.max max"]);
         assert_eq!(lines(version, r#"{"pids": {"limit": -1}}"#), ["pids.max max"]);
     }
 }
@@ -48,10 +47,20 @@ fn processors_are_limited_by_each_versions_names() {
 
 #[test]
 fn no_quota_is_said_in_each_versions_words() {
-    assert_eq!(lines(V1, r#"{"cpu": {"quota": 0}}"#), ["cpu.cfs_quota_us -1"]);
+    assert_eq!(lines(V1, r#"{"cpu": {"quota": -1}}"#), ["cpu.cfs_quota_us -1"]);
     assert_eq!(lines(V2, r#"{"cpu": {"quota": -1}}"#), ["cpu.max max"]);
     assert_eq!(lines(V2, r#"{"cpu": {"period": 50000}}"#), ["cpu.max max 50000"]);
     assert_eq!(lines(V2, r#"{"cpu": {"quota": 7000}}"#), ["cpu.max 7000"]);
+}
+
+/// As Docker's `update` says it of all that was not asked for.
+#[test]
+fn zero_leaves_what_there_is() {
+    let json = r#"{"pids": {"limit": 0}, "memory": {"limit": 0, "swap": 0, "reservation": 0},
+                   "cpu": {"quota": 0, "period": 0, "shares": 0, "realtimeRuntime": 0, "realtimePeriod": 0, "cpus": ""}}"#;
+    for version in [V1, V2] {
+        assert_eq!(lines(version, json), Vec::<String>::new());
+    }
 }
 
 #[test]

@@ -274,6 +274,9 @@ impl Containers {
         if !program.tools {
             return Err(LiveError::OnlyKept(task.to_string()));
         }
+        if program.detached {
+            return Err(live::stays());
+        }
         let lock = self.lock(task);
         // Not while it is being removed.
         let guard = lock.lock().await;
@@ -285,7 +288,7 @@ impl Containers {
         renew_work(&bundle).map_err(cannot)?;
         let spec = bundle.spec().map_err(LiveError::Start)?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
-        let cgroup = self.hierarchies.create(&self.group(task), &resources).map_err(LiveError::Start)?;
+        let cgroup = self.hierarchies.create(&self.group(task), &resources, true).map_err(LiveError::Start)?;
         // However this future ends, also by being dropped.
         let _cleared = Cleared { inspection: Some(inspection) };
         let shim = self.shim.live(&Call::Kept { bundle: bundle.0, cgroup: cgroup.0 })?;

@@ -112,7 +112,7 @@ impl Containers {
         };
         made().map_err(|error| failed("write the bundle".to_owned(), error))?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
-        let cgroup = self.hierarchies.create(&self.group(task), &resources).map_err(|error| {
+        let cgroup = self.hierarchies.create(&self.group(task), &resources, true).map_err(|error| {
             let what = format!("limiting {}", assignment.name());
             RuntimeError { cause: Cause::Impossible { what, reason: error.to_string() }, transient: false }
         })?;
