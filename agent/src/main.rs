@@ -48,6 +48,9 @@ enum StartError {
     Leftovers(Vec<String>),
 }
 
+/// For work on other threads that is as good as done; the rest is cut off as by a crash.
+const LAST_WORK: Duration = Duration::from_millis(500);
+
 /// What both commands work with.
 struct Host {
     runtime: Arc<LinuxRuntime>,
@@ -63,7 +66,12 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(begin(cli)),
+        Ok(runtime) => {
+            let result = runtime.block_on(begin(cli));
+            // A thread that waits for a name server would hold up the next agent's start, and the node be taken for dead.
+            runtime.shutdown_timeout(LAST_WORK);
+            result
+        }
         Err(error) => Err(error.into()),
     };
     match result {
