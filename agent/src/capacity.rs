@@ -1,6 +1,11 @@
 //! What the agent tells of its host when it registers.
 
-use std::{collections::BTreeMap, fs, io, net::Ipv4Addr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::Ipv4Addr,
+    path::Path,
+};
 
 use nix::{
     ifaddrs::getifaddrs,
@@ -20,8 +25,12 @@ pub enum CapacityError {
     NoMemory,
 }
 
-/// Describes this host, but for its runtimes. `own_bridge` is left out of its addresses.
-pub fn describe(labels: BTreeMap<String, String>, own_bridge: &str) -> Result<NodeDescription, CapacityError> {
+/// Describes this host. `own_bridge` is left out of its addresses.
+pub fn describe(
+    labels: BTreeMap<String, String>,
+    runtimes: BTreeSet<String>,
+    own_bridge: &str,
+) -> Result<NodeDescription, CapacityError> {
     let names = uname().map_err(|error| CapacityError::Kernel { what: "its name (uname)", source: error.into() })?;
     Ok(NodeDescription {
         hostname: text(&names, UtsName::nodename),
@@ -32,7 +41,7 @@ pub fn describe(labels: BTreeMap<String, String>, own_bridge: &str) -> Result<No
         kernel: text(&names, UtsName::release),
         cgroups: cgroup_mode(Path::new(CGROUP)).to_owned(),
         architecture: text(&names, UtsName::machine),
-        runtimes: Vec::new(),
+        runtimes: runtimes.into_iter().collect(),
     })
 }
 
@@ -138,7 +147,7 @@ mod tests {
 
     #[test]
     fn this_host_can_be_described() {
-        let description = describe(BTreeMap::new(), "roster0").unwrap();
+        let description = describe(BTreeMap::new(), BTreeSet::new(), "roster0").unwrap();
         assert!(description.capacity.nano_cpus >= 1_000_000_000, "{description:?}");
         assert!(description.capacity.memory > 0 && !description.kernel.is_empty(), "{description:?}");
     }

@@ -176,7 +176,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub labels: BTreeMap<String, String>,
     /// Names of the OCI runtimes that services may ask for.
-    pub runtimes: Vec<String>,
+    pub runtimes: BTreeSet<String>,
     /// Left out of the host's addresses.
     pub bridge: String,
     /// `None`: metrics are not served.
@@ -216,14 +216,7 @@ impl Flags {
             controller: self.controller.clone(),
             data_dir: self.data_dir.clone(),
             labels: self.labels.iter().cloned().collect(),
-            runtimes: self
-                .runtimes
-                .iter()
-                .map(|(name, _)| name)
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .cloned()
-                .collect(),
+            runtimes: self.runtimes.iter().map(|(name, _)| name.clone()).collect(),
             bridge: self.bridge.clone(),
             metrics: self.metrics.0,
         })

@@ -24,7 +24,6 @@ pub mod telemetry;
 
 use std::{path::PathBuf, sync::Arc};
 
-use roster_proto::node::NodeDescription;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -66,8 +65,7 @@ pub async fn run<R: Runtime, S: Services>(
     services: Arc<S>,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let description =
-        NodeDescription { runtimes: config.runtimes, ..capacity::describe(config.labels, &config.bridge)? };
+    let description = capacity::describe(config.labels, config.runtimes, &config.bridge)?;
     let endpoint = session::endpoint(&config.controller)
         .map_err(|source| RunError::Controller { controller: config.controller.clone(), source })?;
     let metrics = Arc::new(Metrics::default());

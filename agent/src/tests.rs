@@ -65,7 +65,7 @@ impl Bench {
             controller: Controller::url(self.path()),
             data_dir: self.path().join("data"),
             labels: Default::default(),
-            runtimes: Vec::new(),
+            runtimes: Default::default(),
             bridge: "roster0".into(),
             metrics: None,
         };

@@ -73,8 +73,8 @@ pub trait Services: Send + Sync + 'static {
         answers: mpsc::Sender<wire::ContainerAnswer>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Does what a user wants in the task's container, up to its end, which is the last that is said. Dropping the
-    /// future ends it there too.
+    /// Does what a user wants in the task's container, up to its end, or until he detaches, which is the last that is
+    /// said. Dropping the future before that ends it there too.
     fn live(
         &self,
         task: &TaskId,

@@ -211,13 +211,22 @@ fn resolve_slot(
     service: &str,
     slot: &str,
 ) -> Result<TaskSelection, FilterError> {
+    let has = |id: &&ServiceId| state.slots_of(id).any(|candidate| candidate.to_string() == slot);
     let service = match resolve_service(state, within.stack.as_ref(), service) {
+        // Of several services of that name those count that have such a task.
         Err(FilterError::Ambiguous { .. }) => {
-            let named = |id: &&ServiceId| {
-                within.stack.as_ref().is_none_or(|stack| *stack == id.stack) && id.name.as_str() == service
-            };
-            let all = state.services.keys().filter(named).map(|id| format!("{id}.{slot}"));
-            return Err(ambiguous("task", name, all));
+            let named = || state.services.keys().filter(|id| id.name.as_str() == service);
+            let mut fitting = named().filter(has);
+            match (fitting.next(), fitting.next()) {
+                (Some(id), None) => id.clone(),
+                (Some(_), Some(_)) => {
+                    return Err(ambiguous("task", name, named().filter(has).map(|id| format!("{id}.{slot}"))));
+                }
+                (None, _) => {
+                    let hint = "; `rctl ps` lists what there is".to_owned();
+                    return Err(FilterError::NotFound { what: "task", given: name.to_owned(), hint });
+                }
+            }
         }
         service => service?,
     };

@@ -17,7 +17,7 @@ Examples:
   rctl kill -s HUP web            every replica reads its configuration again")]
 pub struct Kill {
     /// Which one: SIGHUP, HUP, 1 or RTMIN+3
-    #[arg(short, long, value_name = "SIGNAL", default_value = "SIGKILL")]
+    #[arg(short, long, value_name = "SIGNAL", default_value = "SIGKILL", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub signal: String,
     /// Services, stacks, replicas, or tasks' ids or their beginnings
     #[arg(required = true, value_name = "TARGET")]

@@ -41,7 +41,8 @@ pub(super) const EXEC: &str = "\
 TARGET is a service (its first replica that runs), a replica (web.2) or a task's id. The program gets the container's \
 environment, user, limits and confinement, and ends when rctl goes away or the connection to it breaks, unless it was \
 left at its terminal by the detach keys (ctrl-p, then ctrl-q) or begun with -d: then it goes on to its own end or its \
-container's, and nobody sees what it writes. Signals and the terminal's size are passed on; the third Ctrl-C in a row \
+container's, and nobody sees what it writes. (The first of the keys reaches the program with the key after it.) \
+Signals and the terminal's size are passed on; the third Ctrl-C in a row \
 ends a program that does not listen.
 
 Exit codes: the program's own; 128 and its number for a signal that ended it; 127 when there is no such program, 126 \
@@ -58,8 +59,8 @@ Examples:
 pub struct Exec {
     #[command(flatten)]
     pub inside: Inside,
-    /// Return as soon as it runs
-    #[arg(short, long, conflicts_with = "interactive")]
+    /// Return as soon as it runs, whatever it reads (-i has no effect) and writes
+    #[arg(short, long)]
     pub detach: bool,
     #[command(flatten)]
     pub leaving: Leaving,
@@ -101,8 +102,8 @@ pub struct Run {
     /// Give it a terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// Print its name and return when it runs
-    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    /// Print its name and return when it runs; with -i and -t `rctl attach` can type to it
+    #[arg(short, long)]
     pub detach: bool,
     /// Set a variable over the service's; without a value rctl's own is passed on. May be given again
     #[arg(short, long, value_name = "NAME[=VALUE]")]
@@ -245,7 +246,7 @@ mod tests {
         );
         assert_eq!(run(&["web"]).expect("it is right").command, Vec::<String>::new());
         assert_eq!(run(&["-e", "A=1", "web", "--", "-odd"]).expect("it is right").command, ["-odd"]);
-        assert!(run(&["-d", "-i", "web"]).is_err() && run(&["-d", "-t", "web"]).is_err() && run(&[]).is_err());
+        assert!(run(&["-dit", "web"]).is_ok_and(|run| run.detach && run.tty) && run(&[]).is_err());
     }
 
     fn exec(words: &[&str]) -> (bool, String, Vec<String>) {

@@ -116,7 +116,7 @@ pub fn node(node: &Node, load: list::Load, tasks: &[Task], now: Timestamp) -> St
     );
     line(&mut out, "Agent", &description.agent_version);
     if !description.runtimes.is_empty() {
-        line(&mut out, "Runtimes", format!("roster, {}", description.runtimes.join(", ")));
+        line(&mut out, "Runtimes", description.runtimes.join(", "));
     }
     for (key, value) in node.all_labels() {
         line(&mut out, "Label", format!("{key}={value}"));

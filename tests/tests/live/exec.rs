@@ -313,7 +313,8 @@ fn what_is_begun_detached_goes_on_without_rctl() {
         });
     };
     // More than a pipe and a terminal hold, with one and without.
-    let script = "[ -t 1 ] && echo terminal > $0 || echo none > $0; seq 1 200000; echo over >> $0; sleep $1";
+    let script =
+        "[ -t 1 ] && echo terminal > $0 || echo none > $0; seq 1 200000 && echo x >&2 && echo over >> $0; sleep $1";
     let said = exec(&["web.1", "sh", "-c", script, "/tmp/without", "1016"]);
     assert_eq!((said.code, said.stdout.as_str(), said.stderr.as_str()), (0, "", ""));
     let said = exec(&["-t", "web.1", "sh", "-c", script, "/tmp/with", "1017"]);
@@ -325,8 +326,9 @@ fn what_is_begun_detached_goes_on_without_rctl() {
     // What does not begin is told.
     let said = exec(&["web.1", "/no/such/program"]);
     assert!(said.code == 127 && said.stderr.contains("no such program"), "{said:?}");
-    let said = exec(&["-i", "web.1", "cat"]);
-    assert!(said.code == 1 && said.stderr.contains("cannot be used with"), "{said:?}");
+    let said = exec(&["-it", "web.1", "sh", "-c", "sleep 1018"]);
+    assert_eq!((said.code, said.stdout.as_str(), said.stderr.as_str()), (0, "", ""), "as people write it for docker");
+    until_inside(&cluster, "the third", |found| found.contains("sleep 1018"));
     let said = cluster.rctl(&["exec", "--detach-keys", "strg-p", "web.1", "cat"]);
     assert!(said.code == 1 && said.stderr.contains("is no key"), "{said:?}");
     cluster.ok(&["rm", "live"]);

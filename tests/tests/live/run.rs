@@ -113,6 +113,13 @@ fn it_runs_once_beside_its_service_and_ends_as_it_says() {
     assert!(task["state"] == "Running" && task["cause"].is_null(), "rctl returns when it runs: {task:#}");
     assert_eq!(name.trim_end(), format!("shop/{}", task["service"].as_str().expect("a name")), "{task:#}");
     assert_eq!(cluster.ok(&["exec", name.trim_end(), "echo", "inside"]), "inside\n");
+    let name = cluster.ok(&["run", "-dit", "web", "sh", "-c", "read said; echo got $said; sleep 1"]);
+    let mut attached = cluster.rctl_command(&["attach", name.trim_end()]);
+    let mut attached = Running::start(attached.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    attached.0.stdin.as_mut().expect("a pipe").write_all(b"words\n").expect("it reads");
+    let mut shown = String::new();
+    attached.0.stdout.take().expect("a pipe").read_to_string(&mut shown).expect("text");
+    assert!(shown.contains("got words") && attached.code() == Some(0), "{shown}");
     for command in ["/no/such/program", "no-such-program"] {
         let said = run(&cluster, &["-d", "--rm", "web", command]);
         assert!(said.code == 127 && said.stdout.is_empty() && said.stderr.contains("no such program"), "{said:?}");

@@ -77,7 +77,8 @@ impl ShimBinary {
         Err(failure)
     }
 
-    /// For one program in a container, which ends when the socket is closed. Must be called within a runtime.
+    /// For one program in a container, which ends when the socket is closed, unless it was
+    /// detached from. Must be called within a runtime.
     pub(super) fn live(&self, call: &Call) -> Result<LiveShim, RuntimeError> {
         let step = |error: io::Error| failed("start a shim".to_owned(), error);
         let (socket, theirs) = UnixStream::pair().map_err(step)?;

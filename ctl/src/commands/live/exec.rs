@@ -17,7 +17,8 @@ use crate::{
 
 pub(in crate::commands) async fn run(args: Exec, client: LiveClient<Transport>) -> Result<Ending, Error> {
     let Exec { inside, detach, leaving, target, command } = args;
-    let (input, terminal) = (inside.interactive, inside.tty);
+    // Nobody is there to type.
+    let (input, terminal) = (inside.interactive && !detach, inside.tty);
     must_be_at_terminal(terminal, input)?;
     let program = wire::Program {
         args: command,

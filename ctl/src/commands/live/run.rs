@@ -13,6 +13,7 @@ use roster_proto::{
     whole::Versions,
     wire::{self, live_client::LiveClient, live_work::Work},
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     exec,
@@ -37,12 +38,13 @@ pub(in crate::commands) async fn run(args: Run, wishes: &Wishes) -> Result<Endin
     let answer = containers.run(request).await?.into_inner();
     let id: ServiceId =
         answer.service.parse().map_err(|error| Error::Refused(format!("the controller's answer: {error}")))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| Error::io("cannot listen for signals", error))?;
     let begun = tokio::select! {
         begun = begun(&mut control, &id, answer.version) => begun?,
-        interrupt = tokio::signal::ctrl_c() => {
-            interrupt.map_err(|error| Error::io("cannot listen for Ctrl-C", error))?;
+        () = told_to_stop(&mut terminate) => {
             forget(&mut control, &id).await?;
-            anstream::eprintln!("It had not begun, and is taken back.");
+            anstream::eprintln!("It was not seen to begin, and is taken back.");
             return Ok(Ending::Detached);
         }
     };
@@ -73,12 +75,22 @@ pub(in crate::commands) async fn run(args: Run, wishes: &Wishes) -> Result<Endin
     }
 }
 
+/// By Ctrl-C, or as `timeout` does it.
+async fn told_to_stop(terminate: &mut Signal) {
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
 fn ways_back(id: &ServiceId) -> String {
     format!("`rctl attach {id}` comes back to it, `rctl rm {id}` ends it")
 }
 
 fn request(args: &Run) -> Result<wire::RunRequest, Error> {
-    exec::must_be_at_terminal(args.tty, args.interactive)?;
+    if !args.detach {
+        exec::must_be_at_terminal(args.tty, args.interactive)?;
+    }
     let pair = |variable: String| {
         let (name, value) = variable.split_once('=').unwrap_or((&variable, ""));
         (name.to_owned(), value.to_owned())
@@ -116,7 +128,7 @@ async fn begun(client: &mut Client, id: &ServiceId, version: u64) -> Result<Begu
             Ok(Some(message)) => message,
             Ok(None) => return Err(lost(id, "the controller ended the stream")),
             Err(status) => {
-                patience.broke(status).await?;
+                patience.broke(status).await.map_err(|error| lost(id, &error.to_string()))?;
                 stream = open(client, id, last).await?;
                 continue;
             }
@@ -124,14 +136,18 @@ async fn begun(client: &mut Client, id: &ServiceId, version: u64) -> Result<Begu
         patience.renew();
         last = message.version;
         let services: Vec<ServiceView> = all(message.services)?;
+        let tasks: Vec<Task> = all(message.tasks)?;
+        let task = tasks.into_iter().find(|task| task.service == *id);
+        // With --rm what has ended may be on its way out.
+        if let Some(task) = task.as_ref().filter(|task| task.status.state.is_terminal()) {
+            return Ok(Begun::Ended(Box::new(task.clone())));
+        }
         if services.iter().all(|view| view.id != *id || view.removing) {
             return Err(Error::Refused(format!("{id} was removed before it began")));
         }
-        let tasks: Vec<Task> = all(message.tasks)?;
-        let Some(task) = tasks.into_iter().find(|task| task.service == *id) else { continue };
+        let Some(task) = task else { continue };
         match task.status.state {
             TaskState::Running => return Ok(Begun::Waits(task.id)),
-            state if state.is_terminal() => return Ok(Begun::Ended(Box::new(task))),
             state => {
                 let why = task.status.cause.as_ref().map(|cause| format!("{state}: {}", list::cause(cause, now())));
                 if let Some(why) = why.filter(|why| *why != told) {

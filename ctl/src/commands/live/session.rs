@@ -37,8 +37,10 @@ const PIECE: u32 = 32 * 1024;
 const QUEUE: usize = 4;
 /// So many times a user must want to interrupt a program that does not listen until rctl goes away, and ends it so.
 const PATIENCE: u32 = 3;
-/// In which the other end must answer that what it runs goes on.
+/// In which the other end must answer that what it runs goes on, and took what was typed before.
 const LETTING_GO: Duration = Duration::from_secs(10);
+/// The same of what goes on anyhow.
+const LEAVING: Duration = Duration::from_secs(1);
 
 pub(super) struct Session {
     pub(super) target: String,
@@ -71,8 +73,12 @@ impl Session {
     pub(super) async fn watch(self, mut client: LiveClient<Transport>) -> Result<Left, Error> {
         // Before anything begins: no signal is missed.
         let signals = Signals::listen().map_err(|error| Error::io("cannot listen for signals", error))?;
-        let Call { requests, mut replies, target } =
+        let begun_detached = matches!(&self.work, Work::Program(program) if program.detached);
+        let stack = self.target.split_once('/').map(|(stack, _)| format!("{stack}/")).unwrap_or_default();
+        let Call { requests, mut replies, mut target } =
             Call::open(&mut client, self.target, self.failed, self.work).await?;
+        // As it must be named again.
+        target.name.insert_str(0, &stack);
         let terminal = self.terminal.unwrap_or(target.terminal);
         let raw = match self.input && terminal && io::stdin().is_terminal() {
             true => Some(Raw::enter().map_err(|error| Error::io("cannot use this terminal", error))?),
@@ -87,13 +93,18 @@ impl Session {
             left = feeding.feed(&credit) => left.map(|signal| signal.map_or(Over::Keys, Over::Signal)),
         };
         let ended = match ended {
-            Ok(Over::Keys) if !self.lasting => let_go(&requests, &mut replies, &credit).await,
+            Ok(Over::Keys) => match let_go(&requests, &mut replies, &credit, self.lasting).await {
+                Ok(over) => Ok(over),
+                Err(_) if self.lasting => Ok(Over::LetGo),
+                Err(error) => Err(unsure(&target.name, &error)),
+            },
+            Err(error @ Error::BrokenOff(_)) if begun_detached => Err(unsure(&target.name, &error)),
             ended => ended,
         };
         drop(raw);
         let exit = match ended {
             Ok(Over::Exit(exit)) => exit,
-            Ok(Over::Keys | Over::LetGo) => return Ok(Left::Detached(target.name)),
+            Ok(Over::LetGo | Over::Keys) => return Ok(Left::Detached(target.name)),
             Ok(Over::Signal(number)) => {
                 return Ok(Left::Insisted(Ending::Program(u8::try_from(128 + number).unwrap_or(u8::MAX))));
             }
@@ -177,19 +188,28 @@ pub(super) async fn say(requests: &mpsc::Sender<wire::LiveRequest>, input: Input
     requests.send(wire::LiveRequest { part: Some(part) }).await.is_ok()
 }
 
-/// What goes on only if the other end is asked for it.
+/// What the user typed is at the other end when it answers; what does not last goes on only if it hears of this.
 async fn let_go(
     requests: &mpsc::Sender<wire::LiveRequest>,
     replies: &mut Streaming<wire::LiveResponse>,
     credit: &Semaphore,
+    lasting: bool,
 ) -> Result<Over, Error> {
     let answered = async {
         say(requests, Input::Detach(wire::LiveDetach {})).await;
         show(replies, credit).await
     };
-    let silent =
-        |_| Err(Error::Refused("the container's node does not answer: the program has ended, or will".to_owned()));
-    tokio::time::timeout(LETTING_GO, answered).await.unwrap_or_else(silent)
+    let silent = |_| Err(Error::Refused("the container's node does not answer".to_owned()));
+    tokio::time::timeout(if lasting { LEAVING } else { LETTING_GO }, answered).await.unwrap_or_else(silent)
+}
+
+/// It was asked to let the program go on, and did or did not.
+fn unsure(name: &str, error: &Error) -> Error {
+    let words = match error {
+        Error::BrokenOff(words) => format!("it broke off: {words}"),
+        error => error.to_string(),
+    };
+    Error::Refused(format!("{words}\nthe program may go on in {name}: `rctl top {name}` shows it"))
 }
 
 /// Writes what the other end says, up to its last word.

@@ -70,7 +70,7 @@ impl Containers {
         }
     }
 
-    /// Runs one more program in the container, to its end.
+    /// Runs one more program in the container, to its end or until its caller detaches.
     pub(in crate::runtime::linux) async fn run_program(
         self: &Arc<Self>,
         task: &TaskId,

@@ -86,9 +86,7 @@ pub(in crate::runtime::linux) async fn attach(
         shown = shown => shown?,
         detached = feeding.feed(input, &output) => {
             detached?;
-            // Nobody is left to tell when this fails.
-            let _ = output.send(said(Output::Detached(wire::LiveDetached {}))).await;
-            return Ok(());
+            return super::detached(&output).await;
         }
     };
     // The shim ends the conversation when the end is on record; what is on record may be gone by now.

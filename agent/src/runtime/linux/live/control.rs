@@ -22,7 +22,7 @@ const REPORT_LIMIT: usize = 256 * 1024;
 /// The descriptors that come with a report.
 const MOST: usize = 3;
 
-/// Closed, it ends the program.
+/// Closed, it ends the program, unless that was detached from.
 #[derive(Debug)]
 pub(super) struct Control {
     socket: Arc<UnixStream>,

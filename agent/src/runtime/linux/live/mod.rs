@@ -13,7 +13,7 @@ mod stream;
 use std::{collections::VecDeque, io, os::fd::OwnedFd, sync::Arc};
 
 use bytes::{Buf, Bytes};
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, TryFutureExt, stream::BoxStream};
 use nix::libc;
 use roster_proto::{
     id::TaskId,
@@ -120,9 +120,6 @@ pub(super) async fn run(
     input: LiveInput,
     output: LiveOutput,
 ) -> Result<(), LiveError> {
-    if order.detached && !may_detach {
-        return Err(stays());
-    }
     let mut control = Control::new(shim.socket).map_err(cannot("use the shim's socket"))?;
     control.order(order).await.map_err(cannot("order the program"))?;
     match control.report().await.map_err(cannot("hear from the shim"))? {
@@ -131,7 +128,9 @@ pub(super) async fn run(
         None => return Err(LiveError::ShimDied),
     }
     if order.detached {
-        return let_go(control, &output).await;
+        // When this fails it has ended already; but it ran.
+        let _ = control.signals().send(DETACH).await;
+        return detached(&output).await;
     }
     let ends = Ends::of(control.received(), order).map_err(cannot("use the program's streams"))?;
     let (ended, is_ended) = watch::channel(false);
@@ -147,39 +146,50 @@ pub(super) async fn run(
         closed: false,
     };
     let last = async {
-        let last = tokio::select! {
-            report = control.report() => Last::Report(report.map_err(cannot("hear from the shim"))?),
-            detached = feeding.feed(input, &output) => detached.map(|()| Last::Detached)?,
+        let report = tokio::select! {
+            report = control.report() => report.map_err(cannot("hear from the shim"))?,
+            detached = feeding.feed(input, &output) => {
+                detached?;
+                if control.signals().send(DETACH).await.is_ok() {
+                    return Err(Left::Detached);
+                }
+                // It has just ended.
+                control.report().await.map_err(cannot("hear from the shim"))?
+            }
         };
         ended.send_replace(true);
-        Ok(last)
+        Ok(report)
     };
-    let out = copy(ends.out.as_deref(), Output::Stdout, &output, is_ended.clone());
-    let err = copy(ends.err.as_deref(), Output::Stderr, &output, is_ended);
-    let (last, (), ()) = futures::try_join!(last, out, err)?;
-    match last {
-        Last::Report(report) => end(report, &output).await,
-        Last::Detached => let_go(control, &output).await,
+    let out = copy(ends.out.as_deref(), Output::Stdout, &output, is_ended.clone()).map_err(Left::from);
+    let err = copy(ends.err.as_deref(), Output::Stderr, &output, is_ended).map_err(Left::from);
+    match futures::try_join!(last, out, err) {
+        Ok((report, (), ())) => end(report, &output).await,
+        Err(Left::Detached) => detached(&output).await,
+        Err(Left::Failed(error)) => Err(error),
     }
 }
 
-enum Last {
-    Report(Option<LiveReport>),
+/// What keeps the program from being watched to its end.
+enum Left {
+    /// It goes on; what it wrote and was not sent yet is not waited for, which may take long.
     Detached,
+    Failed(LiveError),
 }
 
-/// The shim sees to the program alone from now on.
-async fn let_go(mut control: Control, output: &LiveOutput) -> Result<(), LiveError> {
-    if control.signals().send(DETACH).await.is_err() {
-        // It has just ended.
-        return end(control.report().await.map_err(cannot("hear from the shim"))?, output).await;
+impl From<LiveError> for Left {
+    fn from(error: LiveError) -> Self {
+        Self::Failed(error)
     }
+}
+
+async fn detached(output: &LiveOutput) -> Result<(), LiveError> {
     // Nobody is left to tell when this fails.
     let _ = output.send(said(Output::Detached(wire::LiveDetached {}))).await;
     Ok(())
 }
 
-fn stays() -> LiveError {
+/// Of what would have to end with its visitor.
+pub(super) fn stays() -> LiveError {
     LiveError::Wrong("only what runs in a running container goes on without its caller".to_owned())
 }
 

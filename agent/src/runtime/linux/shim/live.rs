@@ -23,6 +23,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{ControlMessage, MsgFlags, sendmsg},
@@ -50,6 +51,8 @@ use crate::runtime::linux::{
 const ORDER_LIMIT: u64 = 16 << 20;
 /// Of the program's streams the first that it writes to: its terminal, or standard output and standard error.
 const WRITTEN_TO: usize = 2;
+/// Milliseconds after which a terminal that nobody had open is read from again.
+const LOOKING_AGAIN: u16 = 1000;
 /// Read at a time where nobody sees it.
 const FORGOTTEN: usize = 16 * 1024;
 /// As Docker gives a terminal's program where nothing else is said.
@@ -64,7 +67,7 @@ pub(super) fn live(bundle: &BundleDir, cgroup: &CgroupDirs, group: &str) -> Resu
 /// Does what the agent orders, and tells it how that ended.
 pub(super) fn serve(work: impl FnOnce(&Agent) -> Result<Option<i32>, StartError>) -> Result<(), StartError> {
     let agent = Agent::on_standard_input().step(|| "use the agent's socket".to_owned())?;
-    let ended = work(&agent);
+    let ended = super::stand_alone().and_then(|()| work(&agent));
     let report = match &ended {
         Ok(Some(code)) => LiveReport::Exited(*code),
         Ok(None) => return Ok(()),
@@ -255,12 +258,17 @@ fn unwatched(pidfd: &OwnedFd, written_to: Vec<OwnedFd>) -> io::Result<()> {
     // Whoever waits for the end of what the agent says does not wait for this.
     sys::place_at(sys::open_null()?, libc::STDERR_FILENO)?;
     let mut sources: Vec<File> = written_to.into_iter().map(File::from).collect();
-    // A terminal that was closed would hang up on who opens it anew.
-    let mut at_end = Vec::new();
+    for source in &sources {
+        // What was ready to be read may have been closed since.
+        let flags = OFlag::from_bits_retain(fcntl(source, FcntlArg::F_GETFL)?);
+        fcntl(source, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    // Terminals that nobody has open. Of one that is opened anew, as /dev/tty for instance, nobody tells.
+    let mut closed = Vec::new();
     loop {
         let mut polled = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         polled.extend(sources.iter().map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut polled, PollTimeout::NONE) {
+        match poll(&mut polled, if closed.is_empty() { PollTimeout::NONE } else { LOOKING_AGAIN.into() }) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -270,13 +278,15 @@ fn unwatched(pidfd: &OwnedFd, written_to: Vec<OwnedFd>) -> io::Result<()> {
             return Ok(());
         }
         for index in (0..sources.len()).rev().filter(|index| ready[index + 1]) {
-            let over = match sources[index].read(&mut [0; FORGOTTEN]) {
-                Ok(length) => length == 0,
-                Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-            };
-            if over {
-                at_end.push(sources.swap_remove(index));
+            match sources[index].read(&mut [0; FORGOTTEN]) {
+                Ok(1..) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => closed.push(sources.swap_remove(index)),
+                Ok(0) | Err(_) => drop(sources.swap_remove(index)),
             }
+        }
+        if ready.iter().all(|ready| !ready) {
+            sources.append(&mut closed);
         }
     }
 }

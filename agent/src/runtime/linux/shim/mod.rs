@@ -36,7 +36,11 @@ use std::{
     time::Duration,
 };
 
-use roster_runtime::cgroup::CgroupDirs;
+use roster_runtime::{
+    cgroup::CgroupDirs,
+    error::{StartError, Step},
+    sys,
+};
 
 pub use self::log_file::LogFile;
 use self::partner::Partner;
@@ -184,6 +188,9 @@ impl Call {
     }
 }
 
+/// Nearly the last the kernel picks when the host is out of memory: losing a shim loses its container.
+const OOM_SCORE: &str = "-998";
+
 /// All of `roster-shim`'s `main`.
 pub fn main() -> ExitCode {
     let Some(call) = Call::parse(std::env::args_os().skip(1)) else {
@@ -214,6 +221,20 @@ pub fn main() -> ExitCode {
 fn report(report: &impl serde::Serialize) {
     if let Ok(text) = serde_json::to_vec(report) {
         let _ = io::stderr().write_all(&text);
+    }
+}
+
+/// What ends the agent, a key at its terminal for instance, does not end this.
+fn stand_alone() -> Result<(), StartError> {
+    sys::set_process_name(c"roster-shim").step(|| "name the shim".to_owned())?;
+    nix::unistd::setsid().step(|| "begin a session".to_owned())?;
+    std::env::set_current_dir("/").step(|| "change to /".to_owned())?;
+    // A host that does not let us (no CAP_SYS_RESOURCE) gets a shim as likely to be killed as any process.
+    match std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+            Err(error).step(|| "set the shim's oom_score_adj".to_owned())
+        }
+        _ => Ok(()),
     }
 }
 

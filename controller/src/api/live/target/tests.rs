@@ -96,6 +96,10 @@ fn a_replica_and_a_task_mean_themselves() {
     // A replacement that does not run yet is no reason to take the one that ended.
     bench.add("b3", "hello/web", 2);
     assert_eq!(bench.found("hello/web.2"), "web.2 (b3) is Assigned; it must be Running");
+    // Of two services only those count that have such a replica.
+    assert_eq!(bench.found("web.1"), "b1 +0");
+    assert_eq!(bench.found("web.7"), "there is no task \"web.7\"; `rctl ps` lists what there is");
+    bench.add("b4", "shop/web", 1);
     assert!(
         bench.found("web.1").contains("could be any of these tasks: hello/web.1, shop/web.1"),
         "{}",
