@@ -9,8 +9,8 @@
 //! has none.
 //!
 //! A container gets the groups it needs and no others, for each costs its making, its joining (a tenth of a
-//! millisecond together) and its removal. On v1 those are pids, memory, cpu and cpuacct, and what its resources ask for; the
-//! freezer's is made when it is first frozen.
+//! millisecond together) and its removal. On v1 those are pids, memory, cpu and cpuacct, cpuset where it sees its
+//! groups, and what its resources ask for; the freezer's is made when it is first frozen.
 //!
 //! Absent: systemd's slices and scopes (a path is a path), Intel RDT, and watching for lack of memory.
 
