@@ -121,8 +121,17 @@ impl Hierarchies {
             Layout::V2(root) => create_v2(root, path, &writes, &rules, &mut made),
         };
         created.map_err(|error| {
-            let released = self.release(path);
-            remove_made(made, released.err().unwrap_or(error))
+            // A group that was there is another's, and so is what is reserved for it.
+            let is_new = |roots: &Roots| roots.get("cpu").is_some_and(|root| made.contains(&root.join(path)));
+            let released = match &self.layout {
+                Layout::V1(roots) if is_new(roots) => self.release(path),
+                _ => Ok(()),
+            };
+            let error = match released {
+                Ok(()) => error,
+                Err(left) => StartError::Step { step: error.to_string(), error: left.to_string() },
+            };
+            remove_made(made, error)
         })
     }
 

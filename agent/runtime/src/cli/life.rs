@@ -247,6 +247,7 @@ pub(super) fn remove(
             Err(error) => errors.push(error.to_string()),
         }
     } else if let Ok(spec) = container.spec() {
+        // One that cannot be read was being written, and groups come after it.
         let removed = cgroup_path(&spec, &container.id).and_then(|cgroup| remove_half_made(context, &cgroup));
         errors.extend(removed.err().map(|error| error.to_string()));
     }
@@ -276,8 +277,9 @@ fn remove_half_made(context: &Context, cgroup: &Path) -> Result<(), Error> {
             )));
         }
     }
-    context.hierarchies.release(cgroup)?;
-    dirs.remove().doing(doing)
+    let released = context.hierarchies.release(cgroup);
+    dirs.remove().doing(doing)?;
+    Ok(released?)
 }
 
 pub(super) fn pause(context: &Context, id: &str) -> Outcome {

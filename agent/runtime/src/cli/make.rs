@@ -216,8 +216,8 @@ impl Maker<'_> {
         let dirs = hierarchies.create(&self.cgroup, &resources.unwrap_or_default(), shown)?;
         let result = self.mount_on_host().and_then(|()| self.fork(&dirs, wait));
         let Err(error) = result else { return result };
-        let removed = hierarchies.release(&self.cgroup).and_then(|()| dirs.remove().step(|| "remove it".to_owned()));
-        match removed {
+        let released = hierarchies.release(&self.cgroup);
+        match dirs.remove().step(|| "remove it".to_owned()).and(released) {
             Ok(()) => Err(error),
             Err(left) => Err(Error::Several(format!("{error}; its cgroup is left behind: {left}"))),
         }
