@@ -222,7 +222,9 @@ impl Container {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("read", &path)(error)),
         }
-        match fs::remove_dir_all(&self.dir) {
+        // All there is in most: without looking. Whatever goes wrong, goes wrong again below.
+        let _ = fs::remove_file(self.dir.join(STATE)).and_then(|()| fs::remove_file(self.dir.join(CONFIG)));
+        match fs::remove_dir(&self.dir).or_else(|_| fs::remove_dir_all(&self.dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.dir)(error)),
             _ => Ok(()),
         }

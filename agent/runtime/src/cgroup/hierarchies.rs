@@ -34,7 +34,7 @@ pub struct Hierarchies {
 
 #[derive(Debug)]
 pub(super) enum Layout {
-    V1(Roots),
+    V1(Box<Roots>),
     V2(PathBuf),
 }
 
@@ -43,7 +43,7 @@ impl Hierarchies {
         if is_cgroup2_unified_mode() {
             return Ok(Self { layout: Layout::V2(PathBuf::from(UNIFIED_MOUNTPOINT)) });
         }
-        Ok(Self { layout: Layout::V1(Roots::find()?) })
+        Ok(Self { layout: Layout::V1(Box::new(Roots::find()?)) })
     }
 
     pub fn is_v2(&self) -> bool {
@@ -67,10 +67,9 @@ impl Hierarchies {
             Layout::V1(roots) => roots,
         };
         let mut dirs = v1_dirs(roots, &ALWAYS, path)?;
-        for root in MAYBE.iter().filter_map(|controller| roots.get(controller)) {
-            let dir = root.join(path);
+        for dir in MAYBE.iter().filter_map(|controller| roots.group(controller, path)) {
             // Controllers may share a mount.
-            if !dirs.contains(&dir) && dir.exists() {
+            if !dirs.contains(&dir) {
                 dirs.push(dir);
             }
         }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use cgroups_rs::fs::hierarchies::{Mountinfo, UNIFIED_MOUNTPOINT, mountinfo_self};
@@ -21,31 +22,49 @@ pub(super) const CPU_SET: &str = "cpuset";
 pub(super) const BLOCKS: &str = "blkio";
 pub(super) const FREEZER: &str = "freezer";
 
-/// By controller. Several may share a root.
+/// By controller, each looked for when it is asked for: most containers have groups in a few. Several may share a root.
 #[derive(Debug)]
-pub(super) struct Roots(Vec<(&'static str, PathBuf)>);
+pub(super) struct Roots {
+    known: [(&'static str, OnceLock<Option<PathBuf>>); ALWAYS.len() + MAYBE.len()],
+    /// All mounts, where the controllers are not where systemd and other inits put them. There may be hundreds, on a host
+    /// of containers, and this is done for each container.
+    mounts: Option<Vec<Mountinfo>>,
+}
 
 impl Roots {
-    /// All mounts are read only where the controllers are not where systemd and other inits put them: there may be
-    /// hundreds, on a host of containers, and this is done for each container.
     pub(super) fn find() -> Result<Self, StartError> {
-        let usual = Self::of(usual);
+        let usual = Self::among(None);
         if ALWAYS.iter().all(|controller| usual.get(controller).is_some()) {
             return Ok(usual);
         }
-        let mounts = mountinfo_self();
-        let mounted = Self::of(|controller| mounted(&mounts, controller));
+        let mounted = Self::among(Some(mountinfo_self()));
         ALWAYS.iter().try_for_each(|controller| mounted.need(controller).map(drop))?;
         Ok(mounted)
     }
 
-    fn of(root: impl Fn(&str) -> Option<PathBuf>) -> Self {
-        let all = ALWAYS.into_iter().chain(MAYBE);
-        Self(all.filter_map(|controller| Some((controller, root(controller)?))).collect())
+    fn among(mounts: Option<Vec<Mountinfo>>) -> Self {
+        let mut all = ALWAYS.into_iter().chain(MAYBE);
+        let known = std::array::from_fn(|_| (all.next().expect("as many as there are"), OnceLock::new()));
+        Self { known, mounts }
     }
 
     pub(super) fn get(&self, controller: &str) -> Option<&Path> {
-        self.0.iter().find(|(name, _)| *name == controller).map(|(_, root)| root.as_path())
+        let (_, root) = self.known.iter().find(|(name, _)| *name == controller)?;
+        let find = || match &self.mounts {
+            None => usual(controller),
+            Some(mounts) => mounted(mounts, controller),
+        };
+        root.get_or_init(find).as_deref()
+    }
+
+    /// A group's directory, if there is one.
+    pub(super) fn group(&self, controller: &str, path: &Path) -> Option<PathBuf> {
+        // Most groups are not there, which takes one look to see where the root itself takes more.
+        let usual = || Path::new(UNIFIED_MOUNTPOINT).join(controller).join(path);
+        if self.mounts.is_none() && !usual().exists() {
+            return None;
+        }
+        Some(self.get(controller)?.join(path)).filter(|group| group.exists())
     }
 
     pub(super) fn need(&self, controller: &str) -> Result<&Path, StartError> {

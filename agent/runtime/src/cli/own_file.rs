@@ -15,11 +15,7 @@ use std::{
 };
 
 use nix::{
-    fcntl::{OFlag, open},
-    sys::{
-        stat::Mode,
-        statvfs::{FsFlags, fstatvfs},
-    },
+    sys::statvfs::{FsFlags, statvfs},
     unistd::execv,
 };
 
@@ -50,8 +46,7 @@ pub(super) fn protect(mut arguments: impl Iterator<Item = OsString>) -> Result<(
 }
 
 fn is_protected() -> io::Result<bool> {
-    let file = open(OWN_FILE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    Ok(fstatvfs(&file)?.flags().contains(FsFlags::ST_RDONLY))
+    Ok(statvfs(OWN_FILE)?.flags().contains(FsFlags::ST_RDONLY))
 }
 
 fn execute_anew() -> Result<Infallible, StartError> {
