@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::median;
+
 #[derive(Clone, Copy, Debug)]
 pub enum Aim {
     /// So many times better than the peer.
@@ -10,6 +12,12 @@ pub enum Aim {
     AtMost(f64),
     /// Nothing: it is only stated.
     Stated,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Better {
+    Less,
+    More,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -68,10 +76,34 @@ impl Row {
         Self { ratio, met, ..Self::new(bench, metric, measured, peer, Aim::Times(times)) }
     }
 
+    /// Of what was measured in turns: `values` and the peer's are medians, and so is how many times one is the other in the
+    /// same turn.
+    pub fn in_turns(
+        bench: &'static str,
+        metric: &'static str,
+        (values, unit): (&[f64], &'static str),
+        (peer, theirs): (&'static str, &[f64]),
+        better: Better,
+        times: f64,
+    ) -> Self {
+        let of_turn = |(ours, theirs): (&f64, &f64)| match better {
+            Better::Less => theirs / ours,
+            Better::More => ours / theirs,
+        };
+        let ratio = middle(values.iter().zip(theirs).map(of_turn).collect());
+        let peer = Some((peer, middle(theirs.to_vec())));
+        let row = Self::new(bench, metric, (middle(values.to_vec()), unit), peer, Aim::Times(times));
+        Self { ratio: Some(ratio), met: Some(ratio >= times), ..row }
+    }
+
     /// The same beside a peer's value; whether an absolute aim is met does not change.
     pub fn beside(&self, peer: &'static str, value: f64) -> Self {
         Self { peer: Some(peer), peer_value: Some(value), ratio: Some(value / self.value), ..self.clone() }
     }
+}
+
+fn middle(values: Vec<f64>) -> f64 {
+    median(values).unwrap_or(f64::NAN)
 }
 
 pub fn print(rows: &[Row], json: bool) {

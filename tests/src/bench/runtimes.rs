@@ -1,8 +1,9 @@
 //! One container that runs `/bin/true`: roster-runtime beside Debian's runc and crun, and beside the bare system calls.
 //!
 //! The same bundle for all of them: five namespaces, limits of pids, memory and cpu, the default seccomp profile. They
-//! take turns, so that what else the machine does meets all alike, but by series: what one does to the caches and to the
-//! kernel's locks (moving a process between cgroups of v1 warms them for a while) is not to be another's gain or loss.
+//! take turns, so that what else the machine does meets all alike, and what is compared is of the same turn: a machine may
+//! be half as fast again a minute later. But they do so by series: what one does to the caches and to the kernel's locks
+//! (moving a process between cgroups of v1 warms them for a while) is not to be another's gain or loss.
 
 use std::{
     fs,
@@ -23,10 +24,12 @@ use roster_runtime::{process::capabilities, seccomp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{bare::Bare, median, wait_for};
+use super::{bare::Bare, wait_for};
 
+/// What the kernel still does after a container (its network is taken apart by a worker) is done in less.
+const SETTLING: Duration = Duration::from_millis(100);
 /// Back to back: each start but the first, which is not counted, follows one of its own kind.
-const SERIES: usize = 12;
+const SERIES: usize = 30;
 const IN_A_SERIES: usize = 10;
 /// The kernel's locks for moving processes between cgroups go cold in less.
 const IDLE: Duration = Duration::from_millis(120);
@@ -34,20 +37,25 @@ const IDLE_ROUNDS: usize = 40;
 /// Containers made by some at the same time.
 const MANY: usize = 200;
 const WORKERS: usize = 8;
-const RATES: usize = 3;
+const RATES: usize = 7;
 const HELD: [Capability; 5] =
     [Capability::Chown, Capability::Kill, Capability::NetBindService, Capability::Setgid, Capability::Setuid];
 const PEERS: [&str; 2] = ["runc", "crun"];
+
+/// Milliseconds a start, of each turn.
+#[derive(Clone, Debug, Default)]
+pub struct Starts {
+    pub back_to_back: Vec<f64>,
+    pub after_idling: Vec<f64>,
+}
 
 /// Of one runtime.
 #[derive(Clone, Debug)]
 pub struct Took {
     pub name: &'static str,
-    /// Milliseconds: medians.
-    pub back_to_back: f64,
-    pub after_idling: f64,
-    /// Containers a second, with [`WORKERS`]: a median too.
-    pub rate: f64,
+    pub starts: Starts,
+    /// Containers a second with [`WORKERS`], of each turn.
+    pub rates: Vec<f64>,
     /// Of the process, in MB.
     pub peak_memory: f64,
 }
@@ -56,8 +64,8 @@ pub struct Took {
 pub struct Measured {
     pub ours: Took,
     pub peers: Vec<Took>,
-    /// Milliseconds: the bare system calls, back to back and after idling.
-    pub floor: (f64, f64),
+    /// Of the bare system calls.
+    pub floor: Starts,
 }
 
 pub fn measure(with_peers: bool) -> Result<Measured, String> {
@@ -72,24 +80,25 @@ pub fn measure(with_peers: bool) -> Result<Measured, String> {
             None => eprintln!("bench: {peer} is not installed, so it is not compared with (deploy/bench --peers)"),
         }
     }
+    for (name, program) in &mut programs {
+        *program = bundle.installed(name, program)?;
+    }
     let one = bundle.prepared("one")?;
     let bare = bundle.bare()?;
-    let mut times = vec![(Vec::new(), Vec::new()); programs.len()];
-    let mut floor = (Vec::new(), Vec::new());
+    let mut starts = vec![Starts::default(); programs.len()];
+    let mut floor = Starts::default();
     let run = |program: &Path| ended(&mut bundle.command(program, &one, "one"));
     for _ in 0..SERIES {
-        for ((_, program), (times, _)) in programs.iter().zip(&mut times) {
-            back_to_back(times, || run(program))?;
+        for ((_, program), starts) in programs.iter().zip(&mut starts) {
+            starts.back_to_back.push(back_to_back(|| run(program))?);
         }
-        back_to_back(&mut floor.0, || bare.run())?;
+        floor.back_to_back.push(back_to_back(|| bare.run())?);
     }
     for _ in 0..IDLE_ROUNDS {
-        for ((_, program), (_, times)) in programs.iter().zip(&mut times) {
-            std::thread::sleep(IDLE);
-            times.push(timed(|| run(program))?);
+        for ((_, program), starts) in programs.iter().zip(&mut starts) {
+            starts.after_idling.push(after_idling(|| run(program))?);
         }
-        std::thread::sleep(IDLE);
-        floor.1.push(timed(|| bare.run())?);
+        floor.after_idling.push(after_idling(|| bare.run())?);
     }
     let mut rates = vec![Vec::new(); programs.len()];
     for _ in 0..RATES {
@@ -97,27 +106,24 @@ pub fn measure(with_peers: bool) -> Result<Measured, String> {
             rates.push(bundle.many(program)?);
         }
     }
-    let middle = |measured| median(measured).unwrap_or(f64::NAN);
     let mut all = Vec::new();
-    for (((name, program), (warm, cold)), rates) in programs.iter().zip(times).zip(rates) {
-        all.push(Took {
-            name,
-            back_to_back: middle(warm),
-            after_idling: middle(cold),
-            rate: middle(rates),
-            peak_memory: bundle.peak_memory(program)?,
-        });
+    for (((name, program), starts), rates) in programs.iter().zip(starts).zip(rates) {
+        all.push(Took { name, starts, rates, peak_memory: bundle.peak_memory(program)? });
     }
     let ours = all.remove(0);
-    Ok(Measured { ours, peers: all, floor: (middle(floor.0), middle(floor.1)) })
+    Ok(Measured { ours, peers: all, floor })
 }
 
-fn back_to_back(times: &mut Vec<f64>, work: impl Fn() -> Result<(), String>) -> Result<(), String> {
+fn back_to_back(work: impl Fn() -> Result<(), String>) -> Result<f64, String> {
+    std::thread::sleep(SETTLING);
     work()?;
-    for _ in 0..IN_A_SERIES {
-        times.push(timed(&work)?);
-    }
-    Ok(())
+    let all = timed(|| (0..IN_A_SERIES).try_for_each(|_| work()))?;
+    Ok(all / IN_A_SERIES as f64)
+}
+
+fn after_idling(work: impl Fn() -> Result<(), String>) -> Result<f64, String> {
+    std::thread::sleep(IDLE);
+    timed(work)
 }
 
 fn timed(work: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
@@ -181,6 +187,14 @@ impl Bundle {
             Ok(Self { folder, cgroup, next: AtomicUsize::new(0) })
         };
         made().map_err(|error| format!("cannot make a bundle: {error}"))
+    }
+
+    /// A copy, as an installation makes it. How a file was written, and how long ago, decides in pieces of what size the
+    /// kernel keeps it: a linker's output is in single pages, which take three times as long to map.
+    fn installed(&self, name: &str, program: &Path) -> Result<PathBuf, String> {
+        let copy = self.folder.path().join(name);
+        fs::copy(program, &copy).map_err(|error| format!("cannot copy {}: {error}", program.display()))?;
+        Ok(copy)
     }
 
     /// A configuration is of one container: its cgroup has its own name.

@@ -6,8 +6,9 @@ use clap::Parser;
 use roster_tests::{
     bench::{
         clusters, etcd,
-        report::{Aim, Row, print},
-        roster, runtimes,
+        report::{Aim, Better, Row, print},
+        roster,
+        runtimes::{self, Starts},
         swarm::{self, Swarm},
         wait_for_count, weight,
     },
@@ -94,25 +95,28 @@ fn container(with_peers: bool) -> Result<Vec<Row>, String> {
     let ours = &measured.ours;
     let aim =
         |times: [(&str, f64); 2], name: &str| times.iter().find(|(peer, _)| *peer == name).map_or(1.0, |aim| aim.1);
+    let starts = |beside: &'static str, theirs: &Starts, times: f64| {
+        let row = |metric, ours: &[f64], theirs: &[f64]| {
+            Row::in_turns("container", metric, (ours, "ms"), (beside, theirs), Better::Less, times)
+        };
+        [
+            row("run /bin/true", &ours.starts.back_to_back, &theirs.back_to_back),
+            row("the same after an idle pause", &ours.starts.after_idling, &theirs.after_idling),
+        ]
+    };
     let mut rows = Vec::new();
     for peer in &measured.peers {
-        let times = Aim::Times(aim(TIMES, peer.name));
-        let row = |metric, ours, theirs| Row::new("container", metric, (ours, "ms"), Some((peer.name, theirs)), times);
-        rows.push(row("run /bin/true", ours.back_to_back, peer.back_to_back));
-        rows.push(row("the same after an idle pause", ours.after_idling, peer.after_idling));
-        let more = (ours.rate, "/s");
-        rows.push(Row::more(
+        rows.extend(starts(peer.name, &peer.starts, aim(TIMES, peer.name)));
+        rows.push(Row::in_turns(
             "container",
             "200 with 8 workers",
-            more,
-            Some((peer.name, peer.rate)),
+            (&ours.rates, "/s"),
+            (peer.name, &peer.rates),
+            Better::More,
             aim(RATE_TIMES, peer.name),
         ));
     }
-    let (warm, cold) = measured.floor;
-    rows.push(Row::new("container", "run /bin/true", (ours.back_to_back, "ms"), Some(("bare", warm)), Aim::Times(0.5)));
-    let idle = (ours.after_idling, "ms");
-    rows.push(Row::new("container", "the same after an idle pause", idle, Some(("bare", cold)), Aim::Times(0.5)));
+    rows.extend(starts("bare", &measured.floor, 0.5));
     let peak = (ours.peak_memory, "MB");
     let row = |peer| Row::new("container", "peak memory of the runtime", peak, peer, Aim::AtMost(3.0));
     match &measured.peers[..] {
